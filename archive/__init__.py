@@ -1,0 +1,1 @@
+"""The archive: what was said, one gzip member a record, in hourly files. Knows neither HTTP servers nor models."""
