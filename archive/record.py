@@ -105,7 +105,7 @@ class Body:
     """Content-Encoding as sent, lower case, e.g. "gzip" or "gzip, br"; empty when there is none."""
     ended: bool = False
     """The body's framing came to its end in this part: all of it crossed."""
-    stream: BodyStream = field(default_factory=lambda: BodyStream())
+    stream: BodyStream = field(default_factory=BodyStream)
     """The same object in every part of one body."""
 
     @property
