@@ -1,0 +1,37 @@
+"""What can go wrong through a caller's mistake or a missing thing. Damage found while reading and loss while writing are values, not these.
+
+ArchiveError
+├── BadName         a name or id that is not of its strict pattern
+├── NotFound        no such exchange, segment or folder
+├── Unwritable      the folder or segment is not a place the archive may write to (symlink, not a regular file)
+└── DamagedMember   these bytes are not one whole, undamaged member
+"""
+
+# ruff: noqa: N818 - the tree's names say what is the matter; "Error" behind each would say nothing more
+
+from __future__ import annotations
+
+__all__ = ["ArchiveError", "BadName", "DamagedMember", "NotFound", "Unwritable"]
+
+
+class ArchiveError(Exception):
+    """The root: what a caller of `archive` may want to catch in one clause. Messages hold no recorded content."""
+
+
+class BadName(ArchiveError):
+    """A name or id that is not of its strict pattern; nothing was looked up."""
+
+
+class NotFound(ArchiveError):
+    """No such exchange, segment or folder."""
+
+
+class Unwritable(ArchiveError, OSError):
+    """A folder or segment that the archive must not write to: a symbolic link, or something that is no regular file.
+
+    An OSError too, so that the writer treats it like any other disk that refuses: pause, count, try again later.
+    """
+
+
+class DamagedMember(ArchiveError):
+    """These bytes are not one whole, undamaged member, or inflate to more than the reader allows."""
