@@ -1,0 +1,138 @@
+"""Puts the gateway together and runs it: relay under uvicorn, own pages under Starlette, records to the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Final, cast
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route as Page
+
+from archive.writer import Writer
+from gateway import __version__
+from gateway.capture import CaptureLimits
+from gateway.errors import GatewayError, answer
+from gateway.logs import AccessLog
+from gateway.relay import Relay
+from gateway.routes import Routes
+from gateway.settings import Settings
+from gateway.wire import Limits
+
+__all__ = ["create_app", "create_relay", "run"]
+
+BACKLOG: Final = 4096
+"""Connections the kernel keeps for us: a thousand agents may start at once."""
+
+
+def create_relay(settings: Settings, recorder: Writer | None, access_log: AccessLog | None = None) -> Relay:
+    """The relay as the settings want it."""
+    return Relay(
+        Routes(settings.routes, settings.default_route),
+        recorder=recorder,
+        limits=Limits(settings.max_header_bytes, settings.max_header_fields),
+        capture_limits=CaptureLimits(settings.part_bytes, settings.part_seconds, settings.max_body),
+        header_timeout=settings.header_timeout,
+        read_timeout=settings.read_timeout,
+        connect_timeout=settings.connect_timeout,
+        idle_timeout=settings.idle_timeout,
+        access_log=access_log,
+    )
+
+
+def create_app(relay: Relay, writer: Writer | None, on_ready: Callable[[], None]) -> Starlette:
+    """The gateway's own pages: `/` and `/_verbatim/health`; any other path is told which routes there are."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        relay.start()
+        on_ready()
+        yield
+        relay.stop()
+
+    async def index(request: Request) -> Response:
+        base = f"http://{request.headers.get('host', '127.0.0.1')}"
+        lines = [f"  {base}/{name}  ->  {route.url}" for name, route in relay.routes.routes.items()]
+        return PlainTextResponse("\n".join(["Verbatim relays and records. Point your SDK's base URL at one of:", *lines, ""]))
+
+    async def health(request: Request) -> Response:
+        counters, stats = relay.counters, writer.stats() if writer is not None else None
+        return JSONResponse(
+            {
+                "verbatim": __version__,
+                "recording": stats is not None,
+                "exchanges": {"total": counters.exchanges, "active": len(relay.exchanges), "failed": counters.failed},
+                "refused_requests": counters.refused,
+                "capture_errors": counters.capture_errors,
+                "archive": None
+                if stats is None
+                else {
+                    "written": stats.written,
+                    "dropped": stats.dropped,
+                    "queued": stats.queued,
+                    "queued_bytes": stats.queued_bytes,
+                    "paused": stats.paused,
+                    "last_error": stats.last_error,
+                },
+            }
+        )
+
+    async def unknown(request: Request) -> Response:
+        known = ", ".join(f"/{name}" for name in relay.routes.routes)
+        fields, body = answer(GatewayError(404, "no_route", f"no route for this path; there are: {known}"), "openai", "")
+        return Response(body, 404, {name.decode(): value.decode() for name, value in fields if name != b"x-verbatim-id"})
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    return Starlette(
+        routes=[Page("/", index), Page("/_verbatim/health", health), Page("/{path:path}", unknown, methods=methods)], lifespan=lifespan
+    )
+
+
+def run(settings: Settings, *, sockets: list[socket.socket], recorder: Writer | None, on_ready: Callable[[], None]) -> None:
+    """Serve on `sockets` until SIGTERM or SIGINT, then drain for up to `settings.grace` seconds. Blocks. The caller closes `recorder`.
+
+    A second signal ends the draining. What is still running then is cut so that no client takes it for whole, and recorded so.
+    """
+    _raise_file_limit()
+    access_log = AccessLog() if settings.access_log else None
+    relay = create_relay(settings, recorder, access_log)
+    config = uvicorn.Config(
+        create_app(relay, recorder, on_ready),
+        http=cast("type[asyncio.Protocol]", relay.protocol),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+    )
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        try:
+            await server.serve(sockets)
+        finally:
+            relay.stop()
+
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(serve())
+    finally:
+        if access_log is not None:
+            access_log.close()
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us have: each stream needs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

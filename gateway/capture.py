@@ -1,0 +1,294 @@
+"""The record-keeper of one exchange: told what passed, it cuts records and offers them to a Recorder. Sans-I/O: the clock is an argument.
+
+Credentials end here: heads are redacted as they come in, so nothing to the right of this module has seen one. What it is told has
+already gone out to the other side; what it raises would be a bug, so callers guard it (`Capture.broken`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from archive.record import (
+    Body,
+    BodyStream,
+    Client,
+    End,
+    EndReason,
+    Fields,
+    Message,
+    Record,
+    Recorder,
+    Redaction,
+    Request,
+    Response,
+    Timing,
+    Upstream,
+)
+from gateway.frames import FrameReader, Piece
+from gateway.redaction import redact_headers, redact_target
+from gateway.wire import Head
+
+__all__ = ["Capture", "CaptureLimits"]
+
+OVERHEAD: Final = 2048
+"""Bytes of memory a record holds beside its bodies and headers, about: objects, lists, names. Counted so that many small records
+fill the queue's byte bound too."""
+
+MAX_MARKS: Final = 4096
+"""Arrival marks kept per record; a stream that makes more within one part keeps the first ones. 4,096 marks are about 60 KB of line."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureLimits:
+    """When a record is cut, and how much of one body is kept. Bytes and seconds."""
+
+    part_bytes: int = 1 << 20
+    part_seconds: float = 10.0
+    max_body: int = 64 << 20
+
+
+class _Side:
+    """One direction's body within the exchange: what has gathered for the current part, and where that begins."""
+
+    __slots__ = ("chunks", "encoding", "ended", "kept", "offset", "size", "stream", "unkept")
+
+    def __init__(self, encoding: str) -> None:
+        self.stream = BodyStream()
+        self.encoding = encoding
+        self.kept = 0
+        self.offset = 0
+        self.size = 0
+        self.chunks: list[bytes] = []
+        self.unkept: list[bytes] = []
+        self.ended = False
+
+    def add(self, payload: list[bytes], limit: int) -> int:
+        size = 0
+        for piece in payload:
+            size += len(piece)
+        room = limit - self.kept
+        if size <= room:
+            self.chunks += payload
+            self.kept += size
+        else:
+            for piece in payload:
+                room = limit - self.kept
+                if room > 0:
+                    self.chunks.append(piece[:room])
+                    self.kept += min(room, len(piece))
+                if len(piece) > room:
+                    self.unkept.append(piece[max(room, 0) :])
+        self.size += size
+        return size
+
+    def take(self) -> Body:
+        body = Body(self.chunks, self.unkept, self.offset, self.encoding, self.ended, self.stream)
+        self.offset, self.chunks, self.unkept = self.size, [], []
+        return body
+
+
+class Capture:
+    """One exchange's record-keeper. All times are seconds of one monotonic clock; `at` is Unix time. Not thread-safe, never blocks.
+
+    Records are offered with `may_wait` while the exchange runs: when there is no room, `held` becomes true and the caller is asked
+    (through `on_full`) to stop the exchange's two sides until `offer()` says there is room again or time is up.
+    """
+
+    __slots__ = (
+        "_client", "_frames", "_gathered", "_limits", "_part", "_pending", "_reader", "_recorder", "_redactions", "_request",
+        "_request_body", "_response", "_response_body", "_since", "_started", "_timing", "_upstream", "_weight", "at", "ended", "id",
+        "on_full",
+    )  # fmt: skip
+
+    def __init__(
+        self, recorder: Recorder, limits: CaptureLimits, id: bytes, at: float, now: float, client: Client, upstream: Upstream
+    ) -> None:
+        self.id = id
+        self.at = at
+        self.ended = False
+        self.on_full: Callable[[], None] | None = None
+        self._recorder = recorder
+        self._limits = limits
+        self._client = client
+        self._upstream = upstream
+        self._started = now
+        self._since = now
+        self._part = 0
+        self._gathered = 0
+        self._weight = OVERHEAD
+        self._pending: list[Record] = []
+        self._redactions: list[Redaction] = []
+        self._request: Request | None = None
+        self._request_body: _Side | None = None
+        self._response: Response | None = None
+        self._response_body: _Side | None = None
+        self._timing = Timing()
+        self._frames: list[Piece] = []
+        self._reader: FrameReader | None = None
+
+    @property
+    def held(self) -> bool:
+        """A record waits for room: hold the exchange back."""
+        return bool(self._pending)
+
+    def request_head(self, head: Head) -> None:
+        """The request's head, as it came from the client."""
+        fields, removed = redact_headers(head.headers, "request.headers")
+        target, also = redact_target(head.target, "request.target")
+        self._redactions += removed
+        self._redactions += also
+        self._request = Request(head.method, target, fields, head.version[5:].decode())
+        self._weight += _weigh(head.headers) + len(target)
+        if head.framing != "none":
+            self._request_body = _Side(_encoding(head))
+
+    def response_head(self, head: Head, now: float) -> None:
+        """The response's head, as it came from the upstream."""
+        fields, removed = redact_headers(head.headers, "response.headers")
+        self._redactions += removed
+        self._response = Response(head.status, fields, head.reason, head.version[5:].decode())
+        self._weight += _weigh(head.headers)
+        if self._timing.ttfb_ms is None:
+            self._timing.ttfb_ms = _ms(now - self._started)
+        if head.status == 101:
+            self._reader = FrameReader(_joined(head, b"sec-websocket-extensions"), self._limits.max_body)
+        elif head.framing != "none":
+            self._response_body = _Side(_encoding(head))
+
+    def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
+        """The answer Verbatim made itself, because the upstream could not."""
+        self._response = Response(status, headers, reason, origin="gateway")
+        self._response_body = side = _Side("")
+        side.add([body], self._limits.max_body)
+        side.ended = True
+
+    def request_data(self, payload: list[bytes], now: float) -> None:
+        """Bytes of the request's body have gone to the upstream."""
+        side = self._request_body
+        assert side is not None
+        self._gathered += side.add(payload, self._limits.max_body)
+        if self._gathered >= self._limits.part_bytes:
+            self.cut(now)
+
+    def request_end(self) -> None:
+        """The request's body has come to its end."""
+        if self._request_body is not None:
+            self._request_body.ended = True
+
+    def response_data(self, payload: list[bytes], now: float) -> None:
+        """Bytes of the response's body have gone to the client."""
+        side = self._response_body
+        assert side is not None
+        marks = self._timing.marks
+        if len(marks) < MAX_MARKS:
+            marks.append((side.size, _ms(now - self._started)))
+        self._gathered += side.add(payload, self._limits.max_body)
+        if self._gathered >= self._limits.part_bytes:
+            self.cut(now)
+
+    def response_end(self) -> None:
+        """The response's body has come to its end."""
+        if self._response_body is not None:
+            self._response_body.ended = True
+
+    def frames(self, side: Literal["client", "upstream"], data: bytes, now: float) -> None:
+        """Websocket bytes have gone to the other side."""
+        self._frames.append((side, _ms(now - self._started), data))
+        self._gathered += len(data) + 64
+        if self._gathered >= self._limits.part_bytes:
+            self.cut(now)
+
+    def tick(self, now: float) -> None:
+        """Cut when the part is old enough. Called about once a second."""
+        if not self.ended and now - self._since >= self._limits.part_seconds and (self._gathered or self._request or self._response):
+            self.cut(now)
+
+    def end(self, reason: EndReason, detail: str, now: float) -> None:
+        """The exchange is over; nothing more is told. A second call does nothing."""
+        if self.ended:
+            return
+        self.ended = True
+        self._timing.duration_ms = _ms(now - self._started)
+        self.cut(now, End(reason, detail))
+
+    def cut(self, now: float, end: End | None = None) -> None:
+        """Make a record of what has gathered and offer it."""
+        frames, reader = self._frames, self._reader
+        record = Record(
+            self.id,
+            self._part,
+            self.at,
+            self._client,
+            self._upstream,
+            self._request,
+            self._request_body.take() if self._request_body is not None else None,
+            self._response,
+            self._response_body.take() if self._response_body is not None else None,
+            (),
+            self._timing,
+            end,
+            self._redactions,
+            self._weight + self._gathered + 16 * len(self._timing.marks),
+        )
+        if reader is not None and (frames or end is not None):
+            part = self._part
+            record.messages = lambda: _read_frames(reader, part, frames, record)
+            self._frames = []
+        if self._request_body is not None and self._request_body.ended:
+            self._request_body = None
+        self._request = self._response = None
+        self._timing = Timing(self._timing.ttfb_ms)
+        self._redactions = []
+        if _makes_a_line(record):
+            self._part += 1
+        self._gathered = 0
+        self._weight = OVERHEAD
+        self._since = now
+        if self._pending:
+            self._pending.append(record)
+        elif not self._recorder.put(record, may_wait=True):
+            self._pending.append(record)
+            if self.on_full is not None:
+                self.on_full()
+
+    def offer(self, *, last: bool) -> bool:
+        """Offer what waits once more; `last`: for the last time, the recorder drops and counts what it cannot take. True: none waits."""
+        while self._pending:
+            if not self._recorder.put(self._pending[0], may_wait=not last):
+                return False
+            del self._pending[0]
+        return True
+
+
+def _makes_a_line(record: Record) -> bool:
+    """Whether there is more to the record than bytes that are only counted (see `Record`)."""
+    bodies = [body for body in (record.request_body, record.response_body) if body is not None]
+    return bool(record.request or record.response or record.end or record.messages or any(b.chunks or b.ended for b in bodies))
+
+
+def _read_frames(reader: FrameReader, part: int, frames: list[Piece], record: Record) -> list[Message]:
+    """Runs in the writer's thread. Whether a websocket ended properly is only known now: by its close frames (RFC 6455 section 7.1.4)."""
+    end = record.end
+    messages = reader.read(part, frames, last=end is not None)
+    if end is not None and reader.closed and end.reason in (EndReason.CLIENT_CLOSED, EndReason.UPSTREAM_CLOSED):
+        record.end = End(EndReason.COMPLETE, "")
+    return messages
+
+
+def _encoding(head: Head) -> str:
+    return _joined(head, b"content-encoding").strip().lower() if b"content-encoding" in head.names else ""
+
+
+def _joined(head: Head, wanted: bytes) -> str:
+    """All values of one field, as one list (RFC 9110 section 5.3)."""
+    return b", ".join([value for (_, value), name in zip(head.headers, head.names, strict=True) if name == wanted]).decode("latin-1")
+
+
+def _weigh(headers: Fields) -> int:
+    return 160 * len(headers) + sum([len(name) + len(value) for name, value in headers])
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,52 @@
+"""Verbatim's own answers: what a client gets when the upstream could not be asked. JSON in the provider's error shape."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Final, Literal
+
+__all__ = ["GatewayError", "Shape", "answer"]
+
+Shape = Literal["openai", "anthropic", "gemini"]
+
+_GEMINI_STATUS: Final = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+"""google.rpc.Code names for our statuses (https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto)."""
+
+
+class GatewayError(Exception):
+    """The upstream could not be asked, or did not answer. `message` has no secrets; `code` goes into `x-verbatim-error`."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def answer(failure: GatewayError, shape: Shape, id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of our own answer. Shapes: the vendors' error pages (OpenAI error codes, Anthropic errors, google.rpc.Status)."""
+    message = f"Verbatim: {failure.message}"
+    body: dict[str, object]
+    if shape == "anthropic":
+        kind = {429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error"}.get(
+            failure.status, "api_error" if failure.status >= 500 else "invalid_request_error"
+        )
+        body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": id}
+    elif shape == "gemini":
+        body = {"error": {"code": failure.status, "message": message, "status": _GEMINI_STATUS.get(failure.status, "UNKNOWN")}}
+    else:
+        kind = "server_error" if failure.status >= 500 else "invalid_request_error"
+        body = {"error": {"message": message, "type": kind, "param": None, "code": failure.code}}
+    content = json.dumps(body).encode()
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        (b"x-verbatim-error", failure.code.encode()),
+        (b"x-verbatim-id", id.encode()),
+    ], content
+
+
+def reason_phrase(status: int) -> bytes:
+    """The standard phrase for a status (RFC 9110 section 15)."""
+    return HTTPStatus(status).phrase.encode()

@@ -1,0 +1,104 @@
+"""What crosses: heads rebuilt from parsed header lists, by the rules for intermediaries and nothing more. Pure functions.
+
+Original bytes of names and values, order and duplicates are kept. Dropped are the hop-by-hop fields (RFC 9110 section 7.6.1) and
+those Connection names; Host is rewritten in its place; exactly one framing header goes out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.wire import Head
+
+__all__ = ["interim_head", "request_head", "response_head", "upgrade_head"]
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",  # RFC 9110 section 7.6.1: about this connection only
+        b"keep-alive",  # likewise
+        b"proxy-connection",  # a mistake of old browsers that RFC 9110 says to treat like Connection
+        b"te",  # what this hop may receive as transfer coding and trailers
+        b"trailer",  # announces trailers of this hop's chunked coding
+        b"transfer-encoding",  # this hop's framing; one is written anew
+        b"upgrade",  # this hop's protocol
+        b"proxy-authenticate",  # RFC 9110 section 11.7: between a client and its next proxy
+        b"proxy-authorization",
+    )
+)
+
+RESERVED: Final = b"x-verbatim-"
+"""Header names that speak to Verbatim itself; never forwarded."""
+
+_HOP_AND_HOST: Final = HOP_BY_HOP | {b"host"}
+_CHUNKED: Final = b"Transfer-Encoding: chunked"
+
+
+def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
+    """The request head for the upstream. Nothing is added: no Via, no User-Agent, no Connection."""
+    lines = [b"%b %b HTTP/1.1" % (head.method, target)]
+    dropped = _named(head)
+    for (name, value), lower in zip(head.headers, head.names, strict=True):
+        if lower in _HOP_AND_HOST:
+            if lower == b"host":
+                lines.append(name + b": " + authority)
+            elif lower == b"transfer-encoding" and head.framing == "chunked":
+                lines.append(_CHUNKED)
+        elif lower not in dropped and not lower.startswith(RESERVED):
+            lines.append(name + b": " + value)
+    if b"host" not in head.names:  # HTTP/1.0 may come without; we speak 1.1, which may not
+        lines.insert(1, b"Host: " + authority)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def response_head(head: Head, id: bytes, *, chunked: bool, close: bool) -> bytes:
+    """The response head for the client, with `x-verbatim-id` (the exchange's id) as the only new field.
+
+    `chunked`: the body follows in chunks; `close`: the connection ends after it (said in a Connection field of our own hop).
+    """
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    dropped = _named(head)
+    for (name, value), lower in zip(head.headers, head.names, strict=True):
+        if lower in HOP_BY_HOP:
+            if lower == b"transfer-encoding" and chunked:
+                lines.append(_CHUNKED)
+                chunked = False
+        elif lower not in dropped:
+            lines.append(name + b": " + value)
+    if chunked:
+        lines.append(_CHUNKED)
+    if close:
+        lines.append(b"Connection: close")
+    lines.append(b"x-verbatim-id: " + id)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def interim_head(head: Head) -> bytes:
+    """A 1xx response for the client (RFC 9110 section 15.2: a proxy forwards them)."""
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    lines += [name + b": " + value for (name, value), lower in zip(head.headers, head.names, strict=True) if lower not in HOP_BY_HOP]
+    return b"\r\n".join([*lines, b"\r\n"])
+
+
+def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: bytes | None = None) -> bytes:
+    """A websocket handshake's head (RFC 6455 section 4): as `request_head` and `response_head`, but Connection and Upgrade cross too."""
+    lines = [start]
+    for (name, value), lower in zip(head.headers, head.names, strict=True):
+        if lower == b"host" and authority is not None:
+            lines.append(name + b": " + authority)
+        elif lower == b"connection":
+            lines.append(name + b": Upgrade")
+        elif (lower == b"upgrade" or lower not in HOP_BY_HOP) and not (authority and lower.startswith(RESERVED)):
+            lines.append(name + b": " + value)
+    if id is not None:
+        lines.append(b"x-verbatim-id: " + id)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def _named(head: Head) -> frozenset[bytes]:
+    """Names that Connection lists and that are dropped with it (RFC 9110 section 7.6.1); framing and Host cannot be dropped so."""
+    if not head.connection or head.connection == [b"keep-alive"] or head.connection == [b"close"]:
+        return frozenset()
+    return frozenset(head.connection) - {b"content-length", b"host"}

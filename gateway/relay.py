@@ -1,0 +1,341 @@
+"""The client's side of the relay: the protocol class under uvicorn, and what all connections of a process share.
+
+A connection reads requests and hands each to an `Exchange`, one at a time. What is no route of ours goes on to the Starlette app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from archive.record import Client, EndReason, Recorder, Upstream, id_text, new_id
+from gateway.capture import Capture, CaptureLimits
+from gateway.errors import GatewayError, answer, reason_phrase
+from gateway.exchange import AHEAD, Exchange
+from gateway.logs import AccessLog
+from gateway.redaction import redact_target
+from gateway.routes import Routes, Target, valid_session
+from gateway.upstream import Pool
+from gateway.wire import Data, End, Event, Head, Limits, ProtocolError, request_reader
+
+__all__ = ["ClientConnection", "Counters", "Relay"]
+
+log = logging.getLogger("verbatim.relay")
+
+TICK: Final = 1.0
+"""Seconds between two looks at timeouts and at parts old enough to be cut."""
+
+IDLE: Final = 75.0
+"""Seconds a client's connection is kept open between requests: nginx's keepalive_timeout; SDK pools give up sooner by themselves."""
+
+LINGER: Final = 2.0
+"""Seconds a client's upload is still read, and thrown away, after an early answer, so that a reset does not overtake the answer
+(nginx's lingering_close, for the same reason)."""
+
+AHEAD_LIMIT: Final = 64 << 10
+"""Bytes of pipelined requests kept while one is answered. Reading goes on up to here so that the client's leaving is noticed."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start, for the health page."""
+
+    exchanges: int = 0
+    failed: int = 0
+    refused: int = 0
+    capture_errors: int = 0
+
+
+class Relay:
+    """What all connections of one process share. Made before the loop runs; `start()` and all else belong to the loop's thread."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        *,
+        recorder: Recorder | None,
+        limits: Limits,
+        capture_limits: CaptureLimits,
+        header_timeout: float,
+        read_timeout: float,
+        connect_timeout: float,
+        idle_timeout: float,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.routes = routes
+        self.recorder = recorder
+        self.limits = limits
+        self.capture_limits = capture_limits
+        self.header_timeout = header_timeout
+        self.read_timeout = read_timeout
+        self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout)
+        self.counters = Counters()
+        self.exchanges: set[Exchange] = set()
+        self.connections: set[ClientConnection] = set()
+        self.upstreams = {name: Upstream(name, route.url) for name, route in routes.routes.items()}
+        self._access_log = access_log
+        self._timer: asyncio.TimerHandle | None = None
+        self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
+
+    def start(self) -> None:
+        """Begin ticking on the running loop."""
+        self.loop = asyncio.get_running_loop()
+        self._timer = self.loop.call_later(TICK, self._tick)
+
+    def stop(self) -> None:
+        """End what is still running, marked as cut by the shutdown; close all connections. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for exchange in list(self.exchanges):
+            exchange.shutdown()
+            if exchange.capture is not None:
+                exchange.capture.offer(last=True)
+        self.pool.close()
+
+    def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None) -> ClientConnection:
+        """What uvicorn calls for each connection."""
+        return ClientConnection(self, config, server_state, app_state)
+
+    def open(self, client: ClientConnection, head: Head, target: Target) -> Exchange:
+        """A new exchange for a request."""
+        at = time.time()
+        raw = new_id(int(at * 1000))
+        capture = None
+        if self.recorder is not None:
+            try:
+                session, source = _session(head, target)
+                who = Client(client.address, session, source)
+                capture = Capture(self.recorder, self.capture_limits, raw, at, perf_counter(), who, self.upstreams[target.route.name])
+                capture.request_head(head)
+            except Exception:
+                capture = None
+                self.capture_failed(id_text(raw))
+        exchange = Exchange(self, client, head, target, id_text(raw), capture)
+        self.exchanges.add(exchange)
+        self.counters.exchanges += 1
+        return exchange
+
+    def finished(self, exchange: Exchange, reason: EndReason, head: Head, status: int, now: float) -> None:
+        """An exchange is over: count it, and log its line."""
+        if reason is not EndReason.COMPLETE:
+            self.counters.failed += 1
+        if self._access_log is not None:
+            target, _ = redact_target(head.target, "log")
+            self._access_log.line(
+                exchange.id,
+                exchange.client.address,
+                exchange.target.route.name,
+                head.method.decode("latin-1"),
+                target.decode("latin-1"),
+                status or None,
+                (now - exchange.started) * 1000,
+                exchange.response_bytes,
+                reason.value,
+            )
+
+    def capture_failed(self, id: str) -> None:
+        """Called in an exception handler: recording one exchange failed by a bug of ours."""
+        self.counters.capture_errors += 1
+        if self.counters.capture_errors == 1 or self.counters.capture_errors % 1000 == 0:
+            # The traceback's own text could quote header values: only its place is logged
+            log.error("%s: recording failed and was given up for this exchange (%d in all)", id, self.counters.capture_errors)
+
+    def _tick(self) -> None:
+        now = perf_counter()
+        self._timer = self.loop.call_later(TICK, self._tick)
+        for exchange in list(self.exchanges):
+            if exchange.capture is not None:
+                exchange.capture.tick(now)
+            if self.read_timeout and exchange.request_done and now - max(exchange.heard, exchange.started) > self.read_timeout:
+                exchange.timeout(self.read_timeout)
+        for connection in list(self.connections):
+            connection.tick(now)
+        self.pool.sweep(now)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. One exchange at a time; requests sent ahead wait in the reader."""
+
+    __slots__ = (
+        "_app_state", "_config", "_connections", "_holds", "_lingering", "_relay", "_since", "_state",
+        "address", "closing", "exchange", "reader", "transport", "writable",
+    )  # fmt: skip
+
+    def __init__(self, relay: Relay, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.reader = request_reader(relay.limits)
+        self.exchange: Exchange | None = None
+        self.address = ""
+        self.closing = False
+        self.writable = True
+        self._relay = relay
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._connections = cast("set[Any]", server_state.connections)  # uvicorn asks each to shut down
+        self._holds = 0
+        self._lingering = False
+        self._since = 0.0  # since when a head, the next request or the linger's end is awaited
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self._relay.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self.address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
+        self._since = perf_counter()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None and exchange.tunnel:
+            exchange.client_bytes(data)
+            return
+        if self._lingering or (self.closing and exchange is None):
+            return
+        try:
+            events = self.reader.receive(data)
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if events:
+            self._run(events)
+        elif exchange is not None and self.reader.waiting > AHEAD_LIMIT:
+            self.hold(AHEAD, True)
+
+    def eof_received(self) -> None:
+        return None  # the transport closes: a client that has closed its side is taken to have left (see README, limits)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._relay.connections.discard(self)
+        if self.exchange is not None:
+            self.exchange.client_lost()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self.exchange is not None:
+            self.exchange.client_writable(False)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.exchange is not None:
+            self.exchange.client_writable(True)
+
+    def shutdown(self) -> None:
+        """uvicorn asks to finish: at once when idle, else after the exchange that runs."""
+        self.closing = True
+        if self.exchange is None:
+            self.transport.close()
+
+    # For the exchange
+
+    def hold(self, why: int, on: bool) -> None:
+        """Stop reading from the socket for the reason `why` (a bit), or drop that reason; without any, reading goes on."""
+        before, self._holds = self._holds, self._holds | why if on else self._holds & ~why
+        if bool(before) != bool(self._holds) and not self.transport.is_closing():
+            (self.transport.pause_reading if self._holds else self.transport.resume_reading)()
+
+    def linger(self) -> None:
+        """The answer is out but the request is not all here: read on and throw away for a moment, then close."""
+        self.closing = self._lingering = True
+        self._since = perf_counter()
+
+    def exchange_over(self) -> None:
+        """The exchange has ended: on to the next request, or close."""
+        if self.exchange is None:
+            return
+        self.exchange = None
+        self.hold(self._holds, False)
+        if self._lingering:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            return
+        if self.closing:
+            self.transport.close()
+            return
+        self._since = perf_counter()
+        try:
+            events = self.reader.next()
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if events:
+            self._run(events)
+
+    def tick(self, now: float) -> None:
+        """Timeouts, about once a second."""
+        if self._lingering:
+            if now - self._since > LINGER:
+                self.transport.abort()
+        elif self.exchange is None and now - self._since > (self._relay.header_timeout if self.reader.waiting else IDLE):
+            self.transport.close()
+
+    # Requests
+
+    def _run(self, events: list[Event]) -> None:
+        """Pass on what a request's bytes mean: first out, then told."""
+        exchange = self.exchange
+        out: list[bytes] = []
+        for event in events:
+            if type(event) is Data:
+                out.append(event.raw)
+            elif type(event) is End:
+                if event.raw:
+                    out.append(event.raw)
+            else:
+                assert type(event) is Head
+                target = self._relay.routes.resolve(event.target)
+                if target is None:
+                    self._own_page(event, events)
+                    return
+                self.exchange = exchange = self._relay.open(self, event, target)
+                out.append(exchange.start())
+        if exchange is None or exchange.over:
+            return
+        if out:
+            exchange.send(out)
+        exchange.sent(events, perf_counter())
+
+    def _own_page(self, head: Head, events: list[Event]) -> None:
+        """Not for an upstream: the rest of this connection belongs to the Starlette app, under uvicorn's own protocol class."""
+        lines = [b"%b %b %b" % (head.method, head.target, head.version), *[name + b": " + value for name, value in head.headers], b"", b""]
+        raw = [event.raw for event in events if not isinstance(event, Head)]
+        self._connections.discard(self)
+        self._relay.connections.discard(self)
+        protocol = HttpToolsProtocol(self._config, self._state, self._app_state, self._relay.loop)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join(lines) + b"".join(raw) + self.reader.detach())
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """What came is no acceptable HTTP: say so and close; an exchange that runs is broken off."""
+        self._relay.counters.refused += 1
+        self.closing = True
+        if self.exchange is not None:
+            self.exchange.bad_request(str(error))
+            return
+        fields, body = answer(GatewayError(error.status, "bad_request", str(error)), "openai", id_text(new_id(int(time.time() * 1000))))
+        lines = [b"HTTP/1.1 %d %b" % (error.status, reason_phrase(error.status)), *[name + b": " + value for name, value in fields]]
+        self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", b""]) + body)
+        self.linger()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def _session(head: Head, target: Target) -> tuple[str | None, str | None]:
+    """The session's name and where it was found: our header, else the path's prefix."""
+    if b"x-verbatim-session" in head.names:
+        value = head.headers[head.names.index(b"x-verbatim-session")][1].decode("latin-1")
+        if valid_session(value):
+            return value, "x-verbatim-session"
+    return (target.session, "path") if target.session else (None, None)
