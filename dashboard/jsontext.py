@@ -1,0 +1,129 @@
+"""JSON laid out for reading: indented and coloured, and nothing but the white space between tokens changed.
+
+Works on the text, not on parsed values, so that the order of keys, duplicate keys, the spelling of numbers and text that stops in
+the middle all stay as they crossed. Pure; time and output are linear in the budget, whatever the nesting.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from dashboard.text import marked
+
+__all__ = ["Layout", "compact", "layout", "looks_like_json"]
+
+_TOKEN = re.compile(
+    r'[ \t\r\n]*(?:(?P<string>"(?:[^"\\\x00-\x1f]|\\.)*+")|(?P<number>-?\d[\d.eE+-]*)|(?P<word>true|false|null)\b|(?P<mark>[][{},:]))',
+)
+"""One token after its white space (RFC 8259). Possessive, so that no text makes it go back."""
+
+_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))")
+_START = re.compile(r'[ \t\r\n\ufeff]*(?:[{[]|"(?:[^"\\]|\\.)*+"[ \t\r\n]*\Z|(?:-?\d[\d.eE+-]*|true|false|null)[ \t\r\n]*\Z)')
+
+_DEEPEST = 32
+"""Levels that are indented; deeper ones stay at this depth, else `[[[[...` would cost its length squared."""
+_OPAQUE = 2_048
+"""A string this long without one space is data (an image, an embedding, a signature), not something to read."""
+_TOKENS = 40_000
+"""Tokens laid out at most: each costs about 50 bytes of HTML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """HTML for a `<pre>`, and how many characters of the text are not in it."""
+
+    html: Markup
+    left_out: int
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether `text` begins like an object or an array, or is one plain JSON value. Cheap; not a validation."""
+    return _START.match(text) is not None
+
+
+def _string(token: str, kind: str) -> str:
+    """A string token as HTML: `\\n` also breaks the line, `\\u00e9` is shown as its character, the rest as it is spelt."""
+    if len(token) > _OPAQUE and " " not in token[:_OPAQUE] and "\\n" not in token[:_OPAQUE]:
+        rest = len(token) - 256
+        return f'<span class="{kind}">{marked(token[:256])}</span><span class="cut">\u2026 {rest:,} more characters, see raw</span>'
+    pieces: list[str] = []
+    at = 0
+    for found in _ESCAPE.finditer(token):
+        pieces.append(str(marked(token[at : found.start()])))
+        pieces.append(_escape(found))
+        at = found.end()
+    pieces.append(str(marked(token[at:])))
+    return f'<span class="{kind}">{"".join(pieces)}</span>'
+
+
+def _escape(found: re.Match[str]) -> str:
+    high, low, unit, letter = found.groups()
+    if letter == "n":
+        return '<span class="esc">\\n</span>\n'
+    if high:
+        return str(marked(bytes.fromhex(high + low).decode("utf-16-be")))
+    if unit and not 0xD800 <= int(unit, 16) <= 0xDFFF and chr(int(unit, 16)).isprintable():
+        return str(marked(chr(int(unit, 16))))
+    return f'<span class="esc">{marked(found[0])}</span>'
+
+
+def layout(text: str) -> Layout:
+    """`text` indented by two spaces. From the first thing that is no JSON on, the rest is shown as it is."""
+    return _lay_out(text, breaks=True)
+
+
+def compact(text: str) -> Layout:
+    """`text` coloured, on as few lines as its strings need, with its own tokens and no white space of its own."""
+    return _lay_out(text, breaks=False)
+
+
+def _lay_out(text: str, *, breaks: bool) -> Layout:
+    out: list[str] = []
+    depth = 0
+    at = tokens = 0
+    previous = ""
+    while tokens < _TOKENS and (found := _TOKEN.match(text, at)):
+        kind, token = found.lastgroup, found[found.lastgroup or 0]
+        tokens += 1
+        at = found.end()
+        closes = token in ("}", "]") and kind == "mark"
+        if closes:
+            depth = max(0, depth - 1)
+        if breaks and _breaks_before(previous, token, closes):
+            out.append("\n" + "  " * min(depth, _DEEPEST))
+        out.append(_html(kind, token, text, at))
+        if kind == "mark" and token in ("{", "["):
+            depth += 1
+        if token == ":" or (token == "," and not breaks):
+            out.append(" ")
+        previous = token if kind == "mark" else "value"
+    rest = text[at:]
+    if tokens < _TOKENS and rest.strip(" \t\r\n"):
+        out.append(str(marked(rest)))
+        rest = ""
+    return Layout(Markup("".join(out)), len(rest.strip(" \t\r\n")))  # noqa: S704  every piece went through marked()
+
+
+def _breaks_before(previous: str, token: str, closes: bool) -> bool:
+    """A new line after `{`, `[` and `,` and before `}` and `]`, but `{}` and `[]` stay together."""
+    if closes:
+        return previous not in ("{", "[", "")
+    return previous in ("{", "[", ",")
+
+
+def _html(kind: str | None, token: str, text: str, end: int) -> str:
+    if kind == "string":
+        return _string(token, "key" if _is_key(text, end) else "str")
+    if kind == "mark":
+        return token
+    return f'<span class="{"num" if kind == "number" else "word"}">{token}</span>'
+
+
+_COLON = re.compile(r"[ \t\r\n]*:")
+
+
+def _is_key(text: str, end: int) -> bool:
+    return _COLON.match(text, end) is not None
