@@ -22,7 +22,7 @@ OPENSPEC := OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 npx --yes @fission-ai/openspec@1
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: help run test unit lint format types specs fuzz crash bench lock clean env dev installed
+.PHONY: help run test unit lint format types specs fuzz crash bench lock sizes clean env dev installed
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -41,7 +41,7 @@ lint: dev ## style, format, and who may import whom
 	@echo "== lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: dev ## put the code in shape
 	@$(BIN)/ruff check --fix .
@@ -68,6 +68,9 @@ bench: dev ## Verbatim beside nginx, Caddy, Node and a naive relay
 lock: dev ## new lock files, for every Python from 3.11 on and every platform
 	@$(LOCK) --upgrade --group build pyproject.toml -o requirements.lock
 	@$(LOCK) --upgrade --group dev --constraints requirements.lock pyproject.toml -o requirements-dev.lock
+
+sizes: env ## lines per room, and what is longer than the guidance
+	@$(BIN)/python tests/sizes.py
 
 clean: ## remove what these commands made; recorded data stays
 	@rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
