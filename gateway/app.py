@@ -17,7 +17,7 @@ from starlette.routing import Route as Page
 
 from archive.writer import Writer
 from gateway import __version__
-from gateway.capture import CaptureLimits
+from gateway.capture import CaptureLimits, InProcess
 from gateway.errors import GatewayError, answer
 from gateway.logs import AccessLog
 from gateway.relay import Relay
@@ -35,9 +35,10 @@ def create_relay(settings: Settings, recorder: Writer | None, access_log: Access
     """The relay as the settings want it."""
     return Relay(
         Routes(settings.routes, settings.default_route),
-        recorder=recorder,
+        recording=None
+        if recorder is None
+        else InProcess(recorder, CaptureLimits(settings.part_bytes, settings.part_seconds, settings.max_body)),
         limits=Limits(settings.max_header_bytes, settings.max_header_fields),
-        capture_limits=CaptureLimits(settings.part_bytes, settings.part_seconds, settings.max_body),
         header_timeout=settings.header_timeout,
         read_timeout=settings.read_timeout,
         connect_timeout=settings.connect_timeout,

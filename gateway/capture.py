@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Protocol
 
 from archive.record import (
     Body,
@@ -26,11 +26,11 @@ from archive.record import (
     Timing,
     Upstream,
 )
-from gateway.frames import FrameReader, Piece
+from gateway.frames import FrameReader, Piece, Side
 from gateway.redaction import redact_headers, redact_target
 from gateway.wire import Head
 
-__all__ = ["Capture", "CaptureLimits"]
+__all__ = ["Capture", "CaptureLimits", "InProcess", "Recording", "Told"]
 
 OVERHEAD: Final = 2048
 """Bytes of memory a record holds beside its bodies and headers, about: objects, lists, names. Counted so that many small records
@@ -47,6 +47,45 @@ class CaptureLimits:
     part_bytes: int = 1 << 20
     part_seconds: float = 10.0
     max_body: int = 64 << 20
+
+
+class Told(Protocol):
+    """What an exchange tells as it passes; times are seconds of one monotonic clock. Never blocks. See `Capture`."""
+
+    on_full: Callable[[], None] | None
+
+    def request_data(self, payload: list[bytes], now: float) -> None: ...
+    def request_end(self) -> None: ...
+    def response_head(self, head: Head, now: float) -> None: ...
+    def response_data(self, payload: list[bytes], now: float) -> None: ...
+    def response_end(self) -> None: ...
+    def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None: ...
+    def frames(self, side: Side, data: bytes, now: float) -> None: ...
+    def end(self, reason: EndReason, detail: str, now: float) -> None: ...
+    def offer(self, *, last: bool) -> bool: ...
+    def tick(self, now: float) -> None: ...
+
+
+class Recording(Protocol):
+    """Who is told of exchanges: makes a `Told` for each. Called on the event loop; never blocks."""
+
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
+        """A new exchange, whose request head has arrived; None when it is not to be recorded (and that is counted)."""
+        ...
+
+
+class InProcess:
+    """The plain Recording: captures in this process, for a Recorder of one's own."""
+
+    def __init__(self, recorder: Recorder, limits: CaptureLimits) -> None:
+        self._recorder = recorder
+        self._limits = limits
+
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told:
+        """As `Recording.open`."""
+        capture = Capture(self._recorder, self._limits, id, at, now, client, upstream)
+        capture.request_head(head)
+        return capture
 
 
 class _Side:
@@ -193,7 +232,7 @@ class Capture:
         if self._response_body is not None:
             self._response_body.ended = True
 
-    def frames(self, side: Literal["client", "upstream"], data: bytes, now: float) -> None:
+    def frames(self, side: Side, data: bytes, now: float) -> None:
         """Websocket bytes have gone to the other side."""
         self._frames.append((side, _ms(now - self._started), data))
         self._gathered += len(data) + 64

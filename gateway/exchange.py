@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from archive.record import EndReason
 from gateway import headers
-from gateway.capture import Capture
+from gateway.capture import Told
 from gateway.errors import GatewayError, answer, reason_phrase
 from gateway.frames import Side
 from gateway.routes import Target
@@ -89,7 +89,7 @@ class Exchange:
         "upstream",
     )  # fmt: skip
 
-    def __init__(self, relay: Relay, client: ClientConnection, head: Head, target: Target, id: str, capture: Capture | None) -> None:
+    def __init__(self, relay: Relay, client: ClientConnection, head: Head, target: Target, id: str, capture: Told | None) -> None:
         self.relay = relay
         self.client = client
         self.target = target

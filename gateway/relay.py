@@ -16,8 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from archive.record import Client, EndReason, Recorder, Upstream, id_text, new_id
-from gateway.capture import Capture, CaptureLimits
+from archive.record import Client, EndReason, Upstream, id_text, new_id
+from gateway.capture import Recording
 from gateway.errors import GatewayError, answer, reason_phrase
 from gateway.exchange import AHEAD, Exchange
 from gateway.logs import AccessLog
@@ -61,9 +61,8 @@ class Relay:
         self,
         routes: Routes,
         *,
-        recorder: Recorder | None,
+        recording: Recording | None,
         limits: Limits,
-        capture_limits: CaptureLimits,
         header_timeout: float,
         read_timeout: float,
         connect_timeout: float,
@@ -71,9 +70,8 @@ class Relay:
         access_log: AccessLog | None = None,
     ) -> None:
         self.routes = routes
-        self.recorder = recorder
+        self.recording = recording
         self.limits = limits
-        self.capture_limits = capture_limits
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
         self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout)
@@ -109,14 +107,12 @@ class Relay:
         at = time.time()
         raw = new_id(int(at * 1000))
         capture = None
-        if self.recorder is not None:
+        if self.recording is not None:
             try:
                 session, source = _session(head, target)
                 who = Client(client.address, session, source)
-                capture = Capture(self.recorder, self.capture_limits, raw, at, perf_counter(), who, self.upstreams[target.route.name])
-                capture.request_head(head)
+                capture = self.recording.open(raw, at, perf_counter(), who, self.upstreams[target.route.name], head)
             except Exception:
-                capture = None
                 self.capture_failed(id_text(raw))
         exchange = Exchange(self, client, head, target, id_text(raw), capture)
         self.exchanges.add(exchange)
