@@ -15,8 +15,10 @@ from archive.record import Record
 
 __all__ = ["Inbox"]
 
-_PROGRESS: Final = 0.1
-"""Seconds without a sign of life from the consumer after which a producer is no longer asked to wait for room."""
+_PROGRESS: Final = 0.5
+"""Seconds without a sign of life from the consumer after which a producer is no longer asked to wait for room. Long enough for a thread
+that the machine, or a busy loop with the interpreter lock, keeps from running (0.3 s were seen on two crowded cores); a disk that hangs
+is noticed by then, since it takes longer to fill the queue."""
 
 
 class Inbox:
@@ -62,7 +64,7 @@ class Inbox:
         self._dropped = 0
         self._dropped_bytes = 0
         self._ledger = Ledger()
-        self._progress = 0.0
+        self._progress = time.monotonic()
 
     # Producers.
 
@@ -80,10 +82,14 @@ class Inbox:
                 self._taken_bytes += weight
             elif may_wait and not self._closed and not self._refusing and time.monotonic() - self._progress < _PROGRESS:
                 return False
+            elif self._closed:
+                self._dropped += 1  # and no gap: nobody is there to write it down
+                self._dropped_bytes += weight
             else:
-                self._lose(record, "the writer is closed" if self._closed else self._refusing or "the queue is full")
+                self._lose(record, self._refusing or "the queue is full")
         if self._asleep:
             self._asleep = False
+            self._progress = time.monotonic()  # it was idle, not stuck
             self._bell.set()
         return True
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["WARN_EVERY", "Gap", "Ledger", "Pressure"]
-
-WARN_EVERY: Final = 60.0
-"""Seconds between two warnings about the same thing: an operator needs one line, not one for each record."""
+__all__ = ["Gap", "Ledger", "Pressure"]
 
 _EXCHANGES: Final = 8192
 _REASONS: Final = 8
@@ -21,19 +18,18 @@ class Pressure:
     """Whether the disk may be tried now. Pauses at a refusal, for a cool-down; ends the pause at the next success.
 
     >>> disk = Pressure(cooldown=2.0)
-    >>> disk.refused(100.0, "no space"), disk.may_try(101.9), disk.may_try(102.0), disk.refused(102.0, "no space")
-    (True, False, True, False)
+    >>> disk.refused(100.0, "no space")
+    >>> disk.may_try(101.9), disk.may_try(102.0)
+    (False, True)
     >>> disk.took(104.0)
     Gap(since=100.0, until=104.0, records=0, exchanges=0, bytes=0, why='no space')
     """
 
-    def __init__(self, *, cooldown: float, warn_every: float = WARN_EVERY) -> None:
+    def __init__(self, *, cooldown: float) -> None:
         self._cooldown = cooldown
-        self._warn_every = warn_every
         self._since: float | None = None
         self._why = ""
         self._again = 0.0
-        self._warned: float | None = None
 
     @property
     def paused(self) -> bool:
@@ -53,15 +49,11 @@ class Pressure:
         """Seconds until the disk may be tried."""
         return 0.0 if self.may_try(now) else self._again - now
 
-    def refused(self, now: float, why: str) -> bool:
-        """The disk refused, or is too full to be asked: pause. True: warn about it now."""
+    def refused(self, now: float, why: str) -> None:
+        """The disk refused, or is too full to be asked: pause, for another cool-down."""
         self._since = now if self._since is None else self._since
         self._why = why
         self._again = now + self._cooldown
-        if self._warned is not None and 0 <= now - self._warned < self._warn_every:
-            return False
-        self._warned = now
-        return True
 
     def took(self, now: float) -> Gap | None:
         """The disk took a batch. The pause that is over, when there was one; losses in it are the ledger's to add."""

@@ -15,33 +15,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 from archive import member
 from archive.errors import Unwritable
 from archive.inbox import Inbox
 from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
-from archive.pressure import WARN_EVERY, Gap, Pressure
+from archive.outbox import Outbox, Sync, words
+from archive.pressure import Gap
 from archive.record import Record, id_text, new_id
-from archive.segment import Appender, make_folder
+from archive.segment import make_folder
 
 __all__ = ["Sync", "Writer", "WriterStats"]
-
-Sync = Literal["1s", "record", "never"]
-"""What a written record survives. All three: the death of this process, kill -9 included. "1s": a power loss too, but for the last
-second. "record": a power loss, before it counts as written. "never": a power loss only by luck (the kernel writes back within about
-half a minute)."""
 
 _BATCH_RECORDS: Final = 256
 _BATCH_BYTES: Final = 4 << 20
 """One trip to the disk: many records share its few system calls, each of which gives the interpreter lock away."""
 _GATHER: Final = 0.01
 """Seconds between two trips while less than a batch is there to take."""
-_SYNC_EVERY: Final = 1.0
+_WARN_EVERY: Final = 60.0
 _GAP_EVERY: Final = 1.0
 """Seconds between two gap lines while records are being lost all the time."""
-_SPACE_EVERY: Final = 0.2
-"""Seconds between two looks at the free space: less than 200 MiB are written in that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +61,6 @@ class WriterStats:
     """Times the disk said that what it took may not be there after a power loss."""
     segment: str
     """The file last written to; empty before the first."""
-
-
-class _Packed(NamedTuple):
-    member: bytes
-    record: Record | None
-    """None for the writer's own lines."""
 
 
 class Writer:
@@ -115,32 +103,21 @@ class Writer:
         self._folder = folder
         self._version = version
         self._rules_hash = rules_hash
-        self._sync: Sync = sync
-        self._min_free = min_free
         self._decode_limit = decode_limit
         self._log = log or logging.getLogger("verbatim.archive")
-        self._on_written = on_written
         self._inbox = Inbox(max_records=queue_records, max_bytes=queue_bytes)
+        self._outbox = Outbox(
+            folder, self._inbox, sync=sync, min_free=min_free, cooldown=cooldown, complain=self._complain, on_written=on_written
+        )
         self._thread = threading.Thread(target=self._run, name="archive-writer", daemon=True)
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._clean = False
-        # Everything below is the thread's own; others only read it.
-        self._appender = Appender(folder, durable=sync != "never")
-        self._pressure = Pressure(cooldown=cooldown)
-        self._held: list[_Packed] = []
-        """Numbered and packed, and not yet in the segment."""
+        # The thread's own from here on; others only read.
         self._seq = 0
-        self._written = 0
-        self._bytes_written = 0
         self._empty = 0
         self._last_error: str | None = None
-        self._sync_failures = 0
-        self._unsynced: list[Record] = []
-        self._sync_at = float("inf")
-        """Monotonic seconds at which to sync next; never while there is nothing to."""
         self._gap_at = 0.0
-        self._space_at = 0.0
         self._warned: dict[str, float] = {}
 
     # For its owner, and for producers.
@@ -150,7 +127,7 @@ class Writer:
         try:
             make_folder(self._folder)
         except OSError as error:
-            raise Unwritable(error.errno or errno.EIO, f"cannot make the archive folder {self._folder}: {_words(error)}") from error
+            raise Unwritable(error.errno or errno.EIO, f"cannot make the archive folder {self._folder}: {words(error)}") from error
         if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
             raise Unwritable(errno.EACCES, f"cannot write to the archive folder {self._folder}")
         self._thread.start()
@@ -179,23 +156,24 @@ class Writer:
         queued, queued_bytes = self._inbox.queued
         dropped, dropped_bytes = self._inbox.dropped
         return WriterStats(
-            written=self._written,
-            bytes_written=self._bytes_written,
+            written=self._outbox.written,
+            bytes_written=self._outbox.bytes_written,
             empty=self._empty,
             dropped=dropped,
             dropped_bytes=dropped_bytes,
             queued=queued,
             queued_bytes=queued_bytes,
-            paused=self._pressure.paused,
+            paused=self._outbox.paused,
             last_error=self._last_error,
-            sync_failures=self._sync_failures,
-            segment=self._appender.name,
+            sync_failures=self._outbox.sync_failures,
+            segment=self._outbox.segment,
         )
 
-    # The thread: a trip is take, pack, append, sync.
+    # The thread: a trip is take, number, pack, append.
 
     def _run(self) -> None:
-        self._begin()
+        self._outbox.recover()
+        self._open()
         while True:
             closing = self._closing.is_set()
             try:
@@ -203,37 +181,24 @@ class Writer:
             except Exception as error:  # a bug of ours must not end the recording
                 self._complain("bug", f"the writer stumbled: {type(error).__name__}")
                 time.sleep(_GATHER)
-            if closing and not (len(self._inbox) or self._held or self._inbox.losing):
-                break
+            if closing and self._empty_handed():
+                self._close()
+                return
             if time.monotonic() >= self._deadline:
                 self._abandon()
-                break
+                self._outbox.finish()
+                return
             self._rest()
-        self._end()
-
-    def _begin(self) -> None:
-        try:
-            set_aside = self._appender.recover()
-        except OSError as error:
-            self._complain("recover", f"the newest segment could not be checked: {_words(error)}")
-        else:
-            self._tell_of(set_aside)
-        host, pid = socket.gethostname(), os.getpid()
-        self._hold(
-            open_line(
-                writer=self._name, seq=self._seq, at=time.time(), version=self._version, rules_hash=self._rules_hash, host=host, pid=pid
-            )
-        )
 
     def _trip(self) -> None:
-        if not self._held:
+        if not self._outbox:
             self._pack()
-        if not self._pressure.paused:
-            self._note_losses(None)
-        if self._held:
-            self._append()
-        if time.monotonic() >= self._sync_at:
-            self._sync_now()
+        if not self._outbox.paused:
+            self._note(None)
+        pause = self._outbox.send(insist=self._closing.is_set())
+        if pause is not None:
+            self._note(pause)
+        self._outbox.sync_if_due()
 
     def _pack(self) -> None:
         for record in self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
@@ -241,21 +206,22 @@ class Writer:
             try:
                 line = to_line(record, writer=self._name, seq=self._seq, decode_limit=self._decode_limit)
                 packed = None if line is None else member.pack(line + b"\n", id=record.id, part=record.part, seq=self._seq)
-            except Exception as error:  # whatever it is, it is this record's alone; its text might hold content
-                self._complain("encode", f"a record could not be encoded: {type(error).__name__}")
-                self._inbox.lost(record, f"a record could not be encoded ({type(error).__name__})")
+            except Exception as error:  # this record's alone; what the exception says might be content
+                why = f"a record could not be encoded ({type(error).__name__})"
+                self._complain("encoding", why)
+                self._inbox.lost(record, why)
                 continue
             if packed is None:
                 self._empty += 1
                 self._inbox.done(record)
                 continue
-            self._held.append(_Packed(packed, record))
+            self._outbox.add(packed, record)
             self._seq += 1
 
-    def _note_losses(self, pause: Gap | None) -> None:
-        """Hold a gap line for what was lost, and for `pause`, which is over; at most one a second but for pauses and the end."""
+    def _note(self, pause: Gap | None) -> None:
+        """A gap line for what was lost, and for `pause`, which is over; for losses alone at most one a second until the end."""
         now = time.time()
-        if pause is None and (not self._inbox.losing or (0 <= now - self._gap_at < _GAP_EVERY and not self._closing.is_set())):
+        if pause is None and 0 <= now - self._gap_at < _GAP_EVERY and not self._closing.is_set():
             return
         losses = self._inbox.losses()
         gap = losses if pause is None else pause.joined(losses)
@@ -265,7 +231,7 @@ class Writer:
             self._complain("loss", f"{gap.records} records of {gap.exchanges} exchanges were lost: {gap.why}")
         self._gap_at = now
         self._seq += gap.records
-        self._hold(
+        self._add_own(
             gap_line(
                 writer=self._name,
                 seq=self._seq,
@@ -279,137 +245,60 @@ class Writer:
             )
         )
 
-    def _hold(self, line: bytes) -> None:
-        """Number a line of the writer's own and put it behind those held."""
-        self._held.append(_Packed(member.pack(line + b"\n", id=self.id, part=SERVICE_PART, seq=self._seq), None))
+    def _open(self) -> None:
+        self._add_own(
+            open_line(
+                writer=self._name,
+                seq=self._seq,
+                at=time.time(),
+                version=self._version,
+                rules_hash=self._rules_hash,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+            )
+        )
+
+    def _close(self) -> None:
+        """The last line; then everything on the disk."""
+        dropped, _ = self._inbox.dropped
+        self._add_own(close_line(writer=self._name, seq=self._seq, at=time.time(), written=self._outbox.written, dropped=dropped))
+        self._outbox.send(insist=True)
+        self._clean = self._outbox.finish()
+
+    def _add_own(self, line: bytes) -> None:
+        """Send a line of the writer's own after those held; it has the next number."""
+        self._outbox.add(member.pack(line + b"\n", id=self.id, part=SERVICE_PART, seq=self._seq), None)
         self._seq += 1
 
-    def _append(self) -> None:
-        now = time.time()
-        if not (self._pressure.may_try(now) or self._closing.is_set()):
-            return
-        if (low := self._low_on_space()) is not None:
-            self._refused(now, low)
-            return
-        appended = self._appender.append([it.member for it in self._held], now)
-        self._tell_of(appended.set_aside)
-        written, self._held = self._held[: appended.count], self._held[appended.count :]
-        self._settle(written)
-        if appended.error is not None:
-            self._refused(now, _words(appended.error))
-        elif (pause := self._pressure.took(now)) is not None:
-            self._inbox.refuse("")
-            self._note_losses(pause)
-
-    def _settle(self, written: Sequence[_Packed]) -> None:
-        if not written:
-            return
-        records = [it.record for it in written if it.record is not None]
-        self._bytes_written += sum(len(it.member) for it in written)
-        self._written += len(records)
-        for record in records:
-            self._inbox.done(record)
-        self._inbox.alive()
-        if self._sync == "record":
-            self._unsynced = records
-            self._sync_now()
-            return
-        if self._sync == "1s":
-            self._sync_at = min(self._sync_at, time.monotonic() + _SYNC_EVERY)
-        self._acknowledge(records)
-
-    def _sync_now(self) -> None:
-        records, self._unsynced = self._unsynced, []
-        self._sync_at = float("inf")
-        try:
-            self._appender.sync()
-        except OSError as error:
-            self._sync_failures += 1
-            self._last_error = f"sync: {_words(error)}"
-            self._complain("sync", f"what was written last may not survive a power loss: {_words(error)}")
-        else:
-            self._acknowledge(records)
-
-    def _acknowledge(self, records: Sequence[Record]) -> None:
-        if self._on_written is not None and records:
-            self._on_written(records)
-
-    def _low_on_space(self) -> str | None:
-        """Why not to write, when less than `min_free` is left. Looks now and then; a folder that is gone is for `append` to find."""
-        now = time.monotonic()
-        if not self._min_free or (not self._pressure.paused and 0 <= now - self._space_at < _SPACE_EVERY):
-            return None
-        self._space_at = now
-        try:
-            found = os.statvfs(self._folder)
-        except OSError:
-            return None
-        free = found.f_bavail * found.f_frsize
-        return None if free >= self._min_free else f"only {free >> 20} MiB are free, and {self._min_free >> 20} are to stay so"
-
-    def _refused(self, now: float, why: str) -> None:
-        self._last_error = why
-        self._inbox.refuse(why)
-        if self._pressure.refused(now, why):
-            self._log.warning("writing to %s is paused: %s; records wait in memory, and what does not fit is dropped", self._folder, why)
+    def _empty_handed(self) -> bool:
+        return not (len(self._inbox) or self._inbox.losing or len(self._outbox))
 
     def _rest(self) -> None:
-        """Until the next trip. The closing bell ends every wait but the short one between two tries of a disk that refuses."""
-        if self._pressure.paused:
-            if self._closing.wait(min(self._pressure.wait(time.time()), self._until_sync())):
+        """Until the next trip. `close` ends every wait; a disk that refuses while closing is tried a hundred times a second."""
+        if self._outbox.paused:
+            if self._closing.wait(min(self._outbox.patience(), threading.TIMEOUT_MAX)):
                 time.sleep(_GATHER)
-        elif len(self._inbox) >= _BATCH_RECORDS or self._held or self._closing.is_set():
-            return
-        else:
+        elif len(self._inbox) < _BATCH_RECORDS and not len(self._outbox):
             if not (len(self._inbox) or self._inbox.losing):
-                self._inbox.wait(self._until_sync())
+                patience = self._outbox.patience()
+                self._inbox.wait(None if patience > threading.TIMEOUT_MAX else patience)
             self._closing.wait(_GATHER)  # what comes meanwhile shares the trip
 
-    def _until_sync(self) -> float:
-        return min(max(0.0, self._sync_at - time.monotonic()), threading.TIMEOUT_MAX)
-
-    def _end(self) -> None:
-        """The last line, when nothing is left over; then everything on the disk."""
-        if not (self._held or len(self._inbox)):
-            dropped, _ = self._inbox.dropped
-            self._hold(close_line(writer=self._name, seq=self._seq, at=time.time(), written=self._written, dropped=dropped))
-            self._append()
-            failures = self._sync_failures
-            if self._sync != "never":
-                self._sync_now()
-            self._clean = not self._held and self._sync_failures == failures
-        self._appender.close()
-
     def _abandon(self) -> None:
-        """Out of time: what is left is lost, and nobody is there to write down a gap; without a `close` line a reader sees as much."""
+        """Out of time: what is left is lost. Nobody writes that down; a reader sees that the `close` line is missing."""
         why = "the writer was stopped before they were written"
-        for packed in self._held:
-            if packed.record is not None:
-                self._inbox.lost(packed.record, why)
-        self._held = []
-        while rest := self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
-            for record in rest:
-                self._inbox.lost(record, why)
-        dropped, _ = self._inbox.dropped
-        if dropped:
-            self._complain("abandon", f"stopped with {dropped} records lost: {why}")
-
-    # Words for the operator.
-
-    def _tell_of(self, set_aside: Path | None) -> None:
-        if set_aside is not None:
-            self._log.warning("the torn end of a segment was set aside in %s", set_aside)
+        rest = self._outbox.abandon()
+        while batch := self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
+            rest += batch
+        for record in rest:
+            self._inbox.lost(record, why)
+        if rest:
+            self._complain("abandoned", f"{len(rest)} records were lost: {why}")
 
     def _complain(self, about: str, words: str) -> None:
         """One warning a minute for each kind of trouble, and never a traceback: it might show what was recorded."""
         now = time.monotonic()
         self._last_error = words
-        if about not in self._warned or now - self._warned[about] >= WARN_EVERY:
+        if now - self._warned.get(about, -_WARN_EVERY) >= _WARN_EVERY:
             self._warned[about] = now
             self._log.warning("%s", words)
-
-
-def _words(error: OSError) -> str:
-    """What the system says, without paths."""
-    name = errno.errorcode.get(error.errno or 0, "")
-    return f"{error.strerror or type(error).__name__} ({name})" if name else error.strerror or type(error).__name__
