@@ -1,0 +1,215 @@
+"""Who is measured: how each proxy is found, configured and started.
+
+All get the same core, one worker, kept connections, no log, no buffering.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from processes import Tree, free_port
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a contender needs to begin: a folder of its own, the ports, and the settings it was asked for."""
+
+    folder: Path
+    port: int
+    origin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One row of the tables."""
+
+    name: str
+    title: str
+    command: Callable[[Start], list[str]] | None
+    """Writes what settings it needs and says the command; None: the origin itself, without a proxy."""
+    version: Callable[[], str]
+    missing: Callable[[], str]
+    """Why it cannot run here and what would help, or an empty string."""
+    prefix: str = ""
+    """What stands before the origin's path."""
+    records: bool = False
+    all_cores: bool = False
+
+
+def answers(command: list[str]) -> str:
+    """The first line a command prints, or an empty string."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def needs(program: str, package: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(program) else f"{program} is not installed (Debian package {package})"
+
+
+def fill(template: str, target: Path, **names: object) -> Path:
+    """Write the template file of this folder with its $NAMES filled in."""
+    target.write_text(Template((HERE / template).read_text()).safe_substitute(names))
+    return target
+
+
+def nginx(start: Start) -> list[str]:
+    user = "user root;" if os.geteuid() == 0 else ""  # the worker must reach its folder
+    path = fill("nginx.conf", start.folder / "nginx.conf", FOLDER=start.folder, PORT=start.port, ORIGIN=start.origin, USER=user)
+    return ["nginx", "-e", "stderr", "-p", str(start.folder), "-c", str(path)]
+
+
+def caddy(start: Start) -> list[str]:
+    path = fill("Caddyfile", start.folder / "Caddyfile", PORT=start.port, ORIGIN=start.origin)
+    return ["caddy", "run", "--config", str(path), "--adapter", "caddyfile"]
+
+
+def node(start: Start) -> list[str]:
+    return ["node", str(HERE / "node_proxy.js"), str(start.port), str(start.origin)]
+
+
+def naive(start: Start) -> list[str]:
+    return [sys.executable, str(HERE / "naive.py"), str(start.port), str(start.origin)]
+
+
+def verbatim(record: bool) -> Callable[[Start], list[str]]:
+    def command(start: Start) -> list[str]:
+        settings = start.folder / "verbatim.toml"
+        settings.write_text(
+            f'host = "127.0.0.1"\nport = {start.port}\narchive = "{start.folder / "archive"}"\nviewer = false\naccess_log = false\n'
+            f'record = {str(record).lower()}\n\n[routes.bench]\nupstream = "http://127.0.0.1:{start.origin}"\n'
+        )
+        return [*console_script(), "serve"]
+
+    return command
+
+
+def console_script() -> list[str]:
+    """`verbatim` of this environment, or the module where only the sources are here."""
+    script = Path(sys.executable).with_name("verbatim")
+    return [str(script)] if script.exists() else [sys.executable, "-c", "import sys; from gateway.cli import main; sys.exit(main())"]
+
+
+def verbatim_missing() -> str:
+    done = subprocess.run([*console_script(), "serve", "--help"], capture_output=True, cwd=ROOT, timeout=30, env=environment())
+    return "" if done.returncode == 0 else "`verbatim serve` does not start in this environment"
+
+
+def verbatim_version() -> str:
+    sources = (ROOT / "gateway" / "__init__.py").read_text()
+    return (
+        next((line.split('"')[1] for line in sources.splitlines() if line.startswith("__version__")), "")
+        + f", Python {sys.version.split()[0]}"
+    )
+
+
+def environment() -> dict[str, str]:
+    """The child's environment: the sources of this folder first, and no setting of the caller's that changes the runs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERBATIM_", "PYTHON"))}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def libraries() -> str:
+    import httpx
+    import starlette
+    import uvicorn
+
+    return f"Starlette {starlette.__version__}, httpx {httpx.__version__}, uvicorn {uvicorn.__version__}"
+
+
+CONTENDERS = (
+    Contender("direct", "no proxy", None, lambda: "", lambda: ""),
+    Contender("nginx", "nginx", nginx, lambda: answers(["nginx", "-v"]).rpartition("/")[2], needs("nginx", "nginx-light")),
+    Contender("caddy", "Caddy", caddy, lambda: answers(["caddy", "version"]), needs("caddy", "caddy")),
+    Contender("node", "Node, 20 lines", node, lambda: answers(["node", "--version"]), needs("node", "nodejs")),
+    Contender("naive", "Starlette + httpx", naive, libraries, lambda: ""),
+    Contender("off", "**Verbatim, not recording**", verbatim(False), verbatim_version, verbatim_missing, prefix="/bench"),
+    Contender("on", "**Verbatim, recording**", verbatim(True), verbatim_version, verbatim_missing, prefix="/bench", records=True),
+    Contender(
+        "on2",
+        "**Verbatim, recording, writer free to use every core**",
+        verbatim(True),
+        verbatim_version,
+        verbatim_missing,
+        "/bench",
+        True,
+        True,
+    ),
+)
+
+
+class Running:
+    """A contender at work before an origin."""
+
+    def __init__(self, contender: Contender, *, folder: Path, origin: int, on: str) -> None:
+        """Start it and wait until it relays. Raises RuntimeError with the end of its log where it does not within 20 seconds."""
+        self.contender = contender
+        self.folder = folder
+        self.tree: Tree | None = None
+        self.port = origin
+        log = folder / "log"
+        if contender.command:
+            start = Start(folder, free_port(), origin)
+            self.port = start.port
+            self.tree = Tree(
+                contender.command(start),
+                on=on,
+                folder=folder,
+                log=log,
+                environment={**environment(), "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+            )
+        deadline = time.monotonic() + 20
+        while not self._relays():
+            if time.monotonic() > deadline or (self.tree and self.tree.process.poll() is not None):
+                self.stop()
+                raise RuntimeError(f"{contender.name} does not relay: {log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def _relays(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", self.contender.prefix + "/json")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End it; a Verbatim has its archive whole on disk when this returns."""
+        if self.tree:
+            self.tree.stop()
+
+
+def build_origin(folder: Path) -> list[str]:
+    """The origin's command: the C one, compiled now, or the slower Python one where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    program = folder / "origin"
+    if compiler and subprocess.run([compiler, "-O2", "-o", str(program), str(HERE / "origin.c")], capture_output=True).returncode == 0:
+        return [str(program)]
+    return [sys.executable, str(HERE / "origin.py")]
+
+
+def start_origin(folder: Path, on: str) -> tuple[Tree, int]:
+    """The origin and its port. Raises RuntimeError where it does not begin."""
+    tree = Tree(build_origin(folder), on=on, folder=folder, log=folder / "origin.log", pipe=True)
+    line = tree.out.readline()
+    if not line.strip().isdigit():
+        tree.stop()
+        raise RuntimeError("the origin does not start: " + (folder / "origin.log").read_text()[-2000:])
+    return tree, int(line)

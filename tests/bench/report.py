@@ -1,0 +1,215 @@
+"""From figures to judgement: medians of the rounds, the goals, the Markdown tables. Pure: no clock, no process, no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+Cells = Mapping[tuple[str, str], Mapping[str, float]]
+"""(contender, workload) -> the median figures."""
+
+
+def medians(rounds: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """The median of every figure over the rounds. Added latency (`added_*`) is taken against `direct` in the same round first.
+
+    Of memory the highest counts, of exactness the lowest; errors add up.
+    """
+    rounds = list(rounds)
+    direct = {(cell["round"], cell["workload"]): cell["figures"] for cell in rounds if cell["contender"] == "direct"}
+    gathered: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for cell in rounds:
+        figures = dict(cell["figures"])
+        base = direct.get((cell["round"], cell["workload"]), {})
+        if cell["contender"] != "direct":
+            figures |= {f"added_{name}": value - base[name] for name, value in figures.items() if name.endswith("_ms") and name in base}
+        values = gathered.setdefault((cell["contender"], cell["workload"]), {})
+        for name, value in figures.items():
+            values.setdefault(name, []).append(value)
+    special: dict[str, Callable[[list[float]], float]] = {"peak_mb": max, "archived": min, "errors": sum, "unaccounted": max}
+    return {key: {name: float(special.get(name, median)(each)) for name, each in values.items()} for key, values in gathered.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One sentence of the requirement, what was measured, and whether that is enough."""
+
+    what: str
+    measured: str
+    met: bool | None
+    """None: could not be measured in this run."""
+    short: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return "not measured" if self.met is None else "met" if self.met else f"**short** {self.short}"
+
+
+def goals(cells: Cells) -> list[Goal]:
+    """Every goal of the requirement, in its order."""
+    most, least = _at_most(cells), _at_least(cells)
+    found = [
+        most("CPU per request, 1 KB at 1,000/s: at most 3x nginx", "json-rate", "cpu_ms", 3),
+        most("CPU per request, 1 KB at saturation: at most 3x nginx", "json", "cpu_ms", 3),
+        most("CPU per request, 200 KB at 200/s: at most 1.2x nginx", "upload-rate", "cpu_ms", 1.2),
+        most("CPU per request, 200 KB at saturation: at most 1.2x nginx", "upload", "cpu_ms", 1.2),
+        most("CPU per paced stream: at most 2x nginx", "sse-paced", "cpu_ms", 2),
+    ]
+    for other, title in (("caddy", "Caddy"), ("node", "Node")):
+        for workload, size in (("json", "1 KB"), ("upload", "200 KB")):
+            found.append(least(f"requests per second, {size}: more than {title}", "off", other, workload, 1))
+    found.append(least("recording, 1 KB: at least 0.7x of not recording", "on", "off", "json", 0.7))
+    found.append(least("recording, 200 KB: at least 0.3x of not recording", "on", "off", "upload", 0.3))
+    if ("on2", "upload") in cells:
+        found.append(least("the same with the writer on any core", "on2", "off", "upload", 0.3))
+    for contender in ("on", "on2"):
+        for workload, size in (("json", "1 KB"), ("upload", "200 KB")):
+            if (contender, workload) in cells or contender == "on":
+                found.append(
+                    _bounded(cells, contender, workload, f"memory at saturation, {size}{'' if contender == 'on' else ', any core'}")
+                )
+    return found + _crowd(cells)
+
+
+def _at_most(cells: Cells) -> Any:
+    def goal(what: str, workload: str, figure: str, times: float) -> Goal:
+        ours, theirs = _get(cells, "off", workload, figure), _get(cells, "nginx", workload, figure)
+        if not ours or not theirs:
+            return Goal(what, "", None)
+        ratio = ours / theirs
+        return Goal(what, f"{ratio:.2f}x ({ours:.3f} / {theirs:.3f} ms)", ratio <= times, f"by {ratio / times:.2f}x")
+
+    return goal
+
+
+def _at_least(cells: Cells) -> Any:
+    def goal(what: str, one: str, other: str, workload: str, times: float) -> Goal:
+        ours, theirs = _get(cells, one, workload, "per_s"), _get(cells, other, workload, "per_s")
+        if not ours or not theirs:
+            return Goal(what, "", None)
+        ratio = ours / theirs
+        return Goal(what, f"{ratio:.2f}x ({ours:,.0f} / {theirs:,.0f} per s)", ratio >= times, f"by {times / ratio:.2f}x")
+
+    return goal
+
+
+QUEUE_MB = 64 * 1.048576
+WORK_MB = 64.0
+"""What a batch in the writer's hands may take beside the queue: records as lines and as members, and requests in flight."""
+
+
+def _bounded(cells: Cells, contender: str, workload: str, what: str) -> Goal:
+    what += f": at most the queue ({QUEUE_MB:.0f} MB) and {WORK_MB:.0f} MB over idle, every exchange archived or counted as dropped"
+    idle, peak = _get(cells, contender, workload, "idle_mb"), _get(cells, contender, workload, "peak_mb")
+    if not idle or not peak:
+        return Goal(what, "", None)
+    lost = _get(cells, contender, workload, "unaccounted")
+    dropped = _get(cells, contender, workload, "dropped")
+    text = f"{peak:.0f} MB, idle {idle:.0f}; {dropped:,.0f} dropped, {lost:,.0f} unaccounted for"
+    over = peak - idle - QUEUE_MB - WORK_MB
+    reasons = ([f"{over:.0f} MB over"] if over > 0 else []) + ([f"{lost:.0f} lost"] if lost else [])
+    return Goal(what, text, not reasons, ", ".join(reasons))
+
+
+def _crowd(cells: Cells) -> list[Goal]:
+    """The goals for a thousand streams at once."""
+    found = []
+    for contender, title in (("off", "not recording"), ("on", "recording")):
+        figures = cells.get((contender, "crowd"))
+        what = f"{figures['streams']:,.0f} paced streams at once, {title}" if figures else f"1,000 paced streams at once, {title}"
+        if not figures:
+            found.append(Goal(what, "", None))
+            continue
+        for name, figure, limit, unit in (
+            ("memory", "peak_mb", 150, "MB"),
+            ("time over ideal", "over_ideal_s", 5, "s"),
+            ("CPU", "cpu_s", 10, "s"),
+        ):
+            value = figures[figure]
+            found.append(
+                Goal(f"{what}: {name} at most {limit} {unit}", f"{value:.1f} {unit}", value <= limit, f"by {value - limit:.1f} {unit}")
+            )
+        wrong = figures["errors"]
+        found.append(Goal(f"{what}: every stream whole", f"{wrong:.0f} broken", not wrong, f"by {wrong:.0f}"))
+        if "archived" in figures:
+            missing = figures["streams"] - figures["archived"]
+            found.append(
+                Goal(f"{what}: archive exact", f"{figures['archived']:,.0f} of {figures['streams']:,.0f}", not missing, f"by {missing:.0f}")
+            )
+    return found
+
+
+def _get(cells: Cells, contender: str, workload: str, figure: str) -> float:
+    return cells.get((contender, workload), {}).get(figure, 0.0)
+
+
+Column = tuple[str, str, str, str]
+"""(heading, workload, figure, format)."""
+
+SATURATED: Sequence[Column] = (
+    ("1 KB req/s", "json", "per_s", ",.0f"),
+    ("CPU ms", "json", "cpu_ms", ".3f"),
+    ("200 KB req/s", "upload", "per_s", ",.0f"),
+    ("CPU ms", "upload", "cpu_ms", ".3f"),
+    ("streams/s", "sse", "per_s", ",.0f"),
+    ("CPU ms", "sse", "cpu_ms", ".2f"),
+    ("peak MB", "upload", "peak_mb", ".0f"),
+)
+STEADY: Sequence[Column] = (
+    ("1 KB CPU ms", "json-rate", "cpu_ms", ".3f"),
+    ("added p50", "json-rate", "added_p50_ms", ".2f"),
+    ("p99", "json-rate", "added_p99_ms", ".2f"),
+    ("200 KB CPU ms", "upload-rate", "cpu_ms", ".3f"),
+    ("added p50", "upload-rate", "added_p50_ms", ".2f"),
+    ("p99", "upload-rate", "added_p99_ms", ".2f"),
+)
+PACED: Sequence[Column] = (
+    ("CPU ms a stream", "sse-paced", "cpu_ms", ".2f"),
+    ("first byte, added p50", "sse-paced", "added_first_p50_ms", ".2f"),
+    ("p99", "sse-paced", "added_first_p99_ms", ".2f"),
+    ("each event, added p50", "sse-paced", "added_event_p50_ms", ".2f"),
+    ("p99", "sse-paced", "added_event_p99_ms", ".2f"),
+)
+CROWD: Sequence[Column] = (
+    ("s over ideal", "crowd", "over_ideal_s", ".2f"),
+    ("peak MB", "crowd", "peak_mb", ".0f"),
+    ("CPU s", "crowd", "cpu_s", ".2f"),
+    ("first byte p99 ms", "crowd", "first_p99_ms", ".1f"),
+    ("event p99 ms", "crowd", "event_p99_ms", ".1f"),
+    ("broken", "crowd", "errors", ".0f"),
+    ("archive exact", "crowd", "archived", ",.0f"),
+)
+
+
+def table(title: str, columns: Sequence[Column], cells: Cells, contenders: Sequence[tuple[str, str]]) -> str:
+    """One Markdown table: a row a contender, in the given order; empty where nothing was measured."""
+    wanted = [column for column in columns if any((name, column[1]) in cells for name, _ in contenders)]
+    if not wanted:
+        return ""
+    lines = [f"**{title}**", "", "| | " + " | ".join(heading for heading, *_ in wanted) + " |", "|---|" + "--:|" * len(wanted)]
+    for name, row in contenders:
+        values = [cells.get((name, workload), {}).get(figure) for _, workload, figure, _ in wanted]
+        if any(value is not None for value in values):
+            texts = ("" if value is None else format(value, column[3]) for value, column in zip(values, wanted, strict=True))
+            lines.append(f"| {row} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def goal_table(found: Sequence[Goal]) -> str:
+    lines = ["**Goals**", "", "| goal | measured | |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {goal.what} | {goal.measured} | {goal.verdict} |" for goal in found]) + "\n"
+
+
+def document(machine: str, notes: Sequence[str], cells: Cells, contenders: Sequence[tuple[str, str]]) -> str:
+    """All of it as Markdown, fit to be pasted into a page."""
+    parts = [
+        machine + "\n",
+        table("As much as goes through, 32 connections", SATURATED, cells, contenders),
+        table("At a fixed rate: 1 KB at 1,000/s, 200 KB at 200/s; times in ms", STEADY, cells, contenders),
+        table("Paced streams; times in ms", PACED, cells, contenders),
+        table("A crowd of paced streams", CROWD, cells, contenders),
+        goal_table(goals(cells)),
+        "\n".join(f"- {note}" for note in notes) + "\n" if notes else "",
+    ]
+    return "\n".join(part for part in parts if part)

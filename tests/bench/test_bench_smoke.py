@@ -1,0 +1,97 @@
+"""The bench itself works: hardly any load, no judgement of speed. What is not installed is left out, as in the bench."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(autouse=True)
+def bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def smoke(tmp_path: Path, *only: str) -> dict:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(HERE / "run.py"), "--smoke", "--out", str(out), "--lock", str(tmp_path / "lock"), "--only", *only]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+def test_every_load_is_made_and_counted(tmp_path: Path) -> None:
+    result = smoke(tmp_path, "direct", "naive", "json-rate", "upload-rate", "sse", "sse-paced", "crowd")
+    cells = {(cell["contender"], cell["workload"]): cell["figures"] for cell in result["cells"]}
+    assert not [note for note in result["notes"] if "failed" in note]
+    assert len(cells) == 10
+    assert all(figures["requests"] > 0 and figures["errors"] == 0 for figures in cells.values())
+    assert cells["direct", "crowd"]["requests"] == 8
+    assert cells["naive", "crowd"]["peak_mb"] > 1
+    assert cells["naive", "sse-paced"]["event_p50_ms"] > 0
+    assert "| Starlette + httpx |" in result["text"]
+    assert "| goal | measured |" in result["text"]
+
+
+def test_two_runs_never_overlap(tmp_path: Path) -> None:
+    import run
+
+    lock = str(tmp_path / "lock")
+    held = run.lock_file(lock)
+    assert held is not None
+    assert run.lock_file(lock) is None
+
+
+def test_goals_are_judged_from_the_medians() -> None:
+    import report
+
+    def cell(number: int, contender: str, workload: str, **figures: float) -> dict:
+        return {"round": number, "contender": contender, "workload": workload, "figures": {"errors": 0, **figures}}
+
+    rounds = [cell(n, "nginx", "json-rate", cpu_ms=value) for n, value in enumerate((0.1, 0.1, 9.0))]
+    rounds += [cell(n, "off", "json-rate", cpu_ms=value, p50_ms=3.0) for n, value in enumerate((0.31, 0.25, 0.31))]
+    rounds += [cell(n, "direct", "json-rate", p50_ms=1.0 + n) for n in range(3)]
+    rounds += [cell(0, "off", "json", per_s=100.0), cell(0, "caddy", "json", per_s=50.0), cell(0, "on", "json", per_s=75.0)]
+    cells = report.medians(rounds)
+    assert cells["off", "json-rate"]["added_p50_ms"] == 1.0
+    found = {goal.what: goal for goal in report.goals(cells)}
+    nginx = found["CPU per request, 1 KB at 1,000/s: at most 3x nginx"]
+    assert (nginx.met, nginx.verdict) == (False, "**short** by 1.03x")
+    assert found["requests per second, 1 KB: more than Caddy"].verdict == "met"
+    assert found["requests per second, 1 KB: more than Node"].verdict == "not measured"
+    assert found["recording, 1 KB: at least 0.7x of not recording"].met
+
+
+def exchange(id: str, nonce: str | None, seq: int, body: bytes, offset: int, end: str | None) -> bytes:
+    request = {"target": f"/bench/sse?n=3&nonce={nonce}"} if nonce else None
+    response = {"body": {"text": body.decode(), "offset": offset}}
+    line = {"v": 1, "id": id, "seq": seq, "part": int(nonce is None), "kind": "exchange", "request": request, "response": response}
+    text = json.dumps(line | {"end": {"reason": end} if end else None}, separators=(",", ":"))
+    return gzip.compress(text.encode() + b"\n")
+
+
+def test_the_ledger_counts_only_streams_that_are_exactly_there(tmp_path: Path) -> None:
+    import ledger
+
+    gap = {"kind": "gap", "gap": {"records": 9, "exchanges": 7, "why": "queue full"}}
+    members = [
+        exchange("a", "one", 1, b"first ", 0, None),
+        exchange("b", "two", 2, b"cut off", 0, "client_closed"),
+        exchange("a", None, 3, b"second", 6, "complete"),
+        exchange("c", "three", 4, b"right length, wrong word", 0, "complete"),
+        exchange("d", "four", 5, b"twice", 0, "complete"),
+        exchange("e", "four", 6, b"twice", 0, "complete"),
+        gzip.compress(json.dumps(gap, separators=(",", ":")).encode() + b"\n"),
+    ]
+    (tmp_path / "2026-11-20T10.jsonl.gz").write_bytes(b"".join(members))
+    bodies = {"one": b"first second", "two": b"cut off", "three": b"right length, other word", "four": b"twice", "five": b"never came"}
+    expected = {nonce: (hashlib.sha256(body).hexdigest(), len(body)) for nonce, body in bodies.items()}
+    assert ledger.exact(tmp_path, expected) == 1
+    assert ledger.totals(tmp_path) == (5, 7)
