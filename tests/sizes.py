@@ -1,4 +1,4 @@
-"""Lines per room, and the modules and functions longer than the guidance. A number exceeded is a question asked in review, not a failure."""
+"""Lines per room, and the modules and functions longer than the guidance. A number exceeded is a question for review, not a failure."""
 
 from __future__ import annotations
 
