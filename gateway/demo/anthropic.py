@@ -15,7 +15,7 @@ from gateway.demo.words import Ask, Json, Reply, Stamp, Tool, compact, count_tok
 
 __all__ = ["error", "events", "headers", "models", "read", "whole"]
 
-MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5", "demo-429", "demo-abort")
+MODELS = ("claude-opus-5-5", "demo-429", "demo-abort")
 
 
 def read(body: Json) -> Ask:

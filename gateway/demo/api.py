@@ -29,6 +29,8 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading a body of the wrong shape raises."""
 COMPRESS_FROM = 600
 """Bytes from which an answer is compressed for those who accept it, as the real front ends do."""
+GEMINI_VERSIONS = ("v1beta", "v1")
+"""Google's SDK says v1 from its third major version on; documents and older clients say v1beta."""
 EVENTS, JSON = "text/event-stream; charset=utf-8", "application/json"
 
 
@@ -78,7 +80,7 @@ def app(pace: float = 1.0) -> Starlette:
             post("/v1/messages/count_tokens", anthropic, lambda _, raw: anthropic.read(json.loads(raw)), _count_tokens),
             post("/v1/embeddings", chat, lambda _, raw: chat.embeddings(json.loads(raw)), _plain),
             post("/v1/files", chat, lambda request, raw: chat.file(request.headers.get("content-type", ""), raw), _plain),
-            post("/v1beta/models/{model}:{verb}", gemini, _read_gemini, _gemini),
+            *(post(f"/{version}/models/{{model}}:{{verb}}", gemini, _read_gemini, _gemini) for version in GEMINI_VERSIONS),
             Route("/v1/models", _models),
             Route("/v1beta/models", _gemini_models),
             *cable.routes(pace),

@@ -30,15 +30,16 @@ TOPICS = (
     (
         ("stream", "slow", "fast", "latency", "sse", "wait"),
         (
-            "Bytes first, notes afterwards: each piece of this stream was on its way to you before it was recorded. If the upstream breaks "
-            "off, your stream breaks off too; if you hang up, the upstream is hung up on at once, so nobody pays for words that nobody reads."
+            "Bytes first, notes afterwards: each piece of this stream was on its way to you before it was recorded. If the upstream "
+            "breaks off, your stream breaks off too; if you hang up, the upstream is hung up on at once, so nobody pays for words that "
+            "nobody reads."
         ),
     ),
     (
         ("websocket", "realtime", "voice", "socket"),
         (
-            "A websocket is relayed like a cable: the upstream answers the handshake itself, then frames, pings and close codes pass as they "
-            "are. The archive keeps each message with its side and its time."
+            "A websocket is relayed like a cable: the upstream answers the handshake itself, then frames, pings and close codes pass as "
+            "they are. The archive keeps each message with its side and its time."
         ),
     ),
     (

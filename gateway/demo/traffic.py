@@ -66,7 +66,7 @@ async def _tool_conversation(client: httpx.AsyncClient) -> int:
 async def _thoughts(client: httpx.AsyncClient) -> int:
     asked = [{"role": "user", "content": "Where on disk is what I am saying now?"}]
     thinking = {"type": "enabled", "budget_tokens": 1024}
-    body = {"model": "claude-sonnet-4-5", "max_tokens": 2048, "thinking": thinking, "messages": asked, "stream": True}
+    body = {"model": "claude-opus-5-5", "max_tokens": 2048, "thinking": thinking, "messages": asked, "stream": True}
     return await _stream(client, "/anthropic/v1/messages", ANTHROPIC, body)
 
 
@@ -116,7 +116,7 @@ async def _broken(client: httpx.AsyncClient) -> int:
 async def _left(client: httpx.AsyncClient) -> int:
     """A stream that the client leaves after a few words."""
     asked = [{"role": "user", "content": "What is Verbatim?"}]
-    body = {"model": "claude-haiku-4-5", "max_tokens": 1024, "messages": asked, "stream": True}
+    body = {"model": "claude-opus-5-5", "max_tokens": 1024, "messages": asked, "stream": True}
     async with client.stream("POST", "/anthropic/v1/messages", headers=ANTHROPIC, json=body) as response:
         events = 0
         async for line in response.aiter_lines():
