@@ -189,7 +189,8 @@ def configure(level: str, fd: int = 2) -> None:
     root.handlers[:] = [_Handler(_lines)]
     root.setLevel(level.upper())
     for name in QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING, root.level))
     for name in SILENT:
         logger = logging.getLogger(name)
         logger.handlers.clear()

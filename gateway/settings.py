@@ -208,12 +208,14 @@ def find_config(flag: Path | None, env: Mapping[str, str]) -> Path | None:
     return Path(CONFIG_NAME) if Path(CONFIG_NAME).exists() else None
 
 
-def load(flags: Mapping[str, object], env: Mapping[str, str], toml_path: Path | None) -> Settings:
+def load(
+    flags: Mapping[str, object], env: Mapping[str, str], toml_path: Path | None, *, defaults: Mapping[str, object] | None = None
+) -> Settings:
     """The settings: flags over environment over file over defaults. Reads the file, so it blocks. Raises SettingsError.
 
-    `flags` holds field names with raw values, None where not given; "routes" holds texts "NAME=URL".
+    `flags` holds field names with raw values, None where not given; "routes" holds texts "NAME=URL". `defaults` stand in for ours.
     """
-    given: dict[str, _Given] = {}
+    given = {name: _Given(value, "default") for name, value in (defaults or {}).items()}
     routes: dict[str, dict[str, _Given]] = {name: {"upstream": _Given(url, "default")} for name, url in DEFAULT_UPSTREAMS.items()}
     if toml_path is not None:
         _from_file(toml_path, given, routes)

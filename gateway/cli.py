@@ -1,0 +1,68 @@
+"""The `verbatim` command: its list of commands and how errors reach the terminal. Each command is in `gateway.commands`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+from gateway import __version__
+
+__all__ = ["cli", "main"]
+
+COMMANDS: Final = {
+    "serve": ("serve", "Start the gateway, and the viewer beside it."),
+    "run": ("work", "Run a command so that its LLM calls are recorded."),
+    "view": ("serve", "Start only the viewer, on any folder of recordings."),
+    "ls": ("look", "List recorded exchanges."),
+    "show": ("look", "Show one exchange."),
+    "tail": ("look", "Follow the recordings."),
+    "verify": ("work", "Check that recordings are whole."),
+    "doctor": ("work", "Look for what would keep Verbatim from working here."),
+    "demo": ("serve", "Start a demo upstream that needs no key."),
+}
+"""Each command's module and its line in the list, so that `verbatim ls` does not import a server."""
+
+
+class _Commands(click.Group):
+    """Commands in the order of COMMANDS, imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gateway.commands.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "--version", prog_name="verbatim", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Verbatim records every LLM call word for word.
+
+    It stands between your programs and OpenAI, Anthropic, Gemini or any other HTTP API, passes every byte on unchanged, and writes
+    what was said into hourly files that zcat and jq read. Keys are taken out before anything is written.
+
+    \b
+    New here? Look at it with made-up traffic, no key needed:
+      verbatim serve --demo
+    Then record a program of yours:
+      verbatim run -- python app.py
+    """
+
+
+def main() -> None:
+    """The console script. Exit codes: 0, 1 when something was found wrong, 2 when what was asked for cannot be done."""
+    cli(prog_name="verbatim")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""`verbatim ls`, `show`, `tail`: the archive on a terminal. Reads only; text that models wrote is shown without its control characters."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+
+from archive.errors import ArchiveError
+from archive.reader import Content, Entry, Exchange, Head, Page, Reader
+from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.logs import one_line
+
+POLL: Final = 0.25
+"""Seconds between two looks for new exchanges: as long as a person does not notice."""
+FRESH: Final = 200
+"""Exchanges looked at for what is new; busier than that, the next look goes on."""
+
+
+@click.command()
+@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
+@click.option("--route", help="Only those of this route, for example openai.")
+@click.option("--status", help="Only those with this status: 200, 4xx, or none.")
+@click.option("--text", help="Only those whose line holds this text.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@settings_options("archive")
+def ls(number: int, route: str | None, status: str | None, text: str | None, as_json: bool, **flags: Any) -> None:
+    """List recorded exchanges, the newest last.
+
+    \b
+    Examples:
+      verbatim ls
+      verbatim ls -n 5 --status 4xx
+      verbatim ls --text "Zürich" --json
+    """
+    reader = _reader(flags, "list")
+    try:
+        entries = list(_newest(reader, number, route=route, status=status, text=text))
+    except ArchiveError as error:
+        raise WrongInput(str(error)) from None
+    if not entries and not as_json:
+        click.echo("Nothing is recorded here yet." if not (route or status or text) else "Nothing recorded fits.", err=True)
+    for entry in reversed(entries):
+        click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
+
+
+@click.command()
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="The archive's own lines, exactly.")
+@settings_options("archive")
+def show(id: str, as_json: bool, **flags: Any) -> None:
+    """Show one exchange: request, response, and where it lies.
+
+    ID is an exchange's id, from `verbatim ls`, the log or the x-verbatim-id header; its first 8 or more characters do when no other
+    begins so.
+
+    \b
+    Examples:
+      verbatim show 01934f7e-8a6b-7c3d-9e1f-2a3b4c5d6e7f
+      verbatim show 01934f7e-8a6b --json | jq .
+    """
+    try:
+        exchange = _reader(flags, "read").get(id)
+    except ArchiveError as error:
+        raise WrongInput(str(error)) from None
+    if as_json:
+        for line in exchange.lines:
+            click.echo(line)
+        return
+    for text in _page(exchange):
+        click.echo(text)
+
+
+@click.command()
+@click.option("-n", "--number", default=10, show_default=True, type=click.IntRange(0, 10_000), help="How many to begin with.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@settings_options("archive")
+def tail(number: int, as_json: bool, **flags: Any) -> None:
+    """Follow the recordings: a line for each exchange as it ends. Ctrl-C stops.
+
+    \b
+    Examples:
+      verbatim tail
+      verbatim tail -n 0 --json | jq .status
+    """
+    reader = _reader(flags, "follow")
+    try:
+        for entry in _follow(reader, number):
+            click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+
+
+def _reader(flags: dict[str, Any], what: str) -> Reader:
+    reader = Reader(read_settings(flags, exists=what).archive)
+    known = -1
+    while known != (known := reader.refresh()):
+        pass
+    return reader
+
+
+def _newest(reader: Reader, number: int, **filters: Any) -> Iterator[Entry]:
+    """The newest `number` entries that fit, newest first."""
+    before = None
+    while number > 0:
+        page: Page = reader.page(before=before, limit=min(number, 500), **filters)
+        yield from page.entries
+        number -= len(page.entries)
+        before = page.next
+        if before is None:
+            return
+
+
+def _follow(reader: Reader, number: int) -> Iterator[Entry]:
+    """The newest `number` that have ended, then each as it ends. Never returns."""
+    first = list(_newest(reader, FRESH))
+    running = {entry.id for entry in first if entry.end is None}
+    newest = max((entry.id for entry in first), default="")
+    yield from reversed([entry for entry in first if entry.end is not None][:number])
+    counter = reader.refresh()
+    while True:
+        time.sleep(POLL)
+        if counter == (counter := reader.refresh()):
+            continue
+        fresh = []
+        for entry in _newest(reader, 1_000_000):
+            if entry.id <= newest and not (running and entry.id >= min(running)):
+                break
+            fresh.append(entry)
+        for entry in reversed(fresh):
+            if entry.id > newest or entry.id in running:
+                if entry.end is None:
+                    running.add(entry.id)
+                else:
+                    running.discard(entry.id)
+                    yield entry
+        newest = max(newest, *(entry.id for entry in fresh), newest)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {name: getattr(entry, name) for name in entry.__slots__}
+    return {**row, "at": entry.at.isoformat().replace("+00:00", "Z")}
+
+
+def _line(entry: Entry) -> str:
+    took = "-" if entry.duration_ms is None else f"{entry.duration_ms:.0f}ms"
+    what = f"{entry.method or '-'} {entry.target or '-'}"
+    how = entry.end or "running"
+    tail = "" if how == "complete" else f"  {how}"
+    return one_line(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.id}  {entry.status or '-':>3}  {took:>8}  {entry.route}  {what}{tail}")
+
+
+def _page(exchange: Exchange) -> Iterator[str]:
+    entry = exchange.entry
+    first = "" if entry.ttfb_ms is None else f", first byte after {entry.ttfb_ms:.1f} ms"
+    took = "" if entry.duration_ms is None else f", took {entry.duration_ms:.1f} ms"
+    yield from (
+        f"id        {entry.id}",
+        f"when      {entry.at:%Y-%m-%d %H:%M:%S.%f} UTC{took}{first}",
+        one_line(f"client    {entry.client}" + (f", session {entry.session}" if entry.session else "")),
+        one_line(f"upstream  {exchange.upstream.get('name')}  {exchange.upstream.get('url')}"),
+        one_line(
+            f"end       {entry.end or 'still running'}"
+            + (f": {exchange.end['detail']}" if exchange.end and exchange.end.get("detail") else "")
+        ),
+    )
+    if exchange.redactions:
+        yield one_line("redacted  " + ", ".join(str(it.get("where")) for it in exchange.redactions))
+    for place in exchange.places:
+        yield f"lies in   {place.segment}, {place.length} bytes at {place.offset}"
+    for place, why in exchange.unread:
+        yield one_line(f"unread    {place.segment} at {place.offset}: {why}")
+    if exchange.request is not None:
+        yield from _message(
+            f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.request.version}", exchange.request, exchange.request_body
+        )
+    if exchange.response is not None:
+        made = "" if exchange.response.origin == "upstream" else f"   (made by the {exchange.response.origin})"
+        start = f"HTTP/{exchange.response.version} {exchange.response.status} {exchange.response.reason}{made}"
+        yield from _message(start, exchange.response, exchange.response_body)
+    if exchange.messages:
+        yield ""
+        for message in exchange.messages:
+            yield one_line(f"{message['at_ms']:>10.1f} ms  {message['side']:<8}  {message['type']:<6}  {_said(message)}")
+
+
+def _said(message: dict[str, Any]) -> str:
+    text = message.get("text")
+    if text is not None:
+        return str(text)
+    return f"({len(message.get('base64') or '') * 3 // 4} bytes, no text)"
+
+
+def _message(start: str, head: Head, body: Content | None) -> Iterator[str]:
+    yield ""
+    yield one_line(start)
+    for name, value in head.headers:
+        yield one_line(f"{name}: {value}")
+    if body is None or not body.data:
+        return
+    yield ""
+    if body.text is None:
+        yield f"({len(body.data)} bytes, no text)"
+    else:
+        yield from map(one_line, _pretty(body.text).split("\n"))
+    notes = [word for word, so in (("cut at the recording limit", body.truncated), ("not complete", not body.complete)) if so]
+    if notes:
+        yield f"({', '.join(notes)}; {body.size} bytes crossed)"
+
+
+def _pretty(text: str) -> str:
+    """JSON indented; anything else as it is."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):
+        return text.replace("\r\n", "\n").rstrip("\n")

@@ -1,0 +1,76 @@
+"""What the commands share: options made from the settings, and errors that are one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from gateway.settings import SETTINGS, Setting, Settings, SettingsError, find_config, load
+
+__all__ = ["WrongInput", "read_settings", "settings_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METAVARS: Final = {"text": "TEXT", "path": "FOLDER", "whole": "NUMBER", "size": "SIZE", "seconds": "SECONDS"}
+
+
+class WrongInput(click.ClickException):
+    """Something the user gave cannot be used: one clear sentence on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+def settings_options(*names: str, routes: bool = False) -> Callable[[F], F]:
+    """Options for the settings `names` (all without any), `--config`, and `--route` with `routes`; read them with `read_settings`.
+
+    A secret has none: every user of a machine can read a command line. It comes from the file or the environment.
+    """
+    chosen = [setting for setting in SETTINGS if not setting.secret and (not names or setting.name in names)]
+
+    def add(command: F) -> F:
+        for option in reversed([*map(_option, chosen), *([_route_option()] if routes else []), _config_option()]):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _option(setting: Setting) -> Callable[[F], F]:
+    shown = f" [default: {setting.show()}]" if setting.show() else ""
+    if setting.kind == "switch":
+        flag = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
+        return click.option(flag, setting.name, default=None, help=setting.help + shown)
+    metavar = "|".join(setting.choices) if setting.choices else METAVARS[setting.kind]
+    return click.option(setting.flag, setting.name, metavar=metavar, default=None, help=setting.help + shown)
+
+
+def _route_option() -> Callable[[F], F]:
+    text = "A further upstream, or another URL for a built-in one: /NAME/... is relayed to URL/... May be repeated."
+    return click.option("--route", "routes", metavar="NAME=URL", multiple=True, help=text)
+
+
+def _config_option() -> Callable[[F], F]:
+    text = "Settings file. [default: verbatim.toml where there is one]"
+    return click.option("--config", type=click.Path(path_type=Path), default=None, metavar="FILE", help=text)
+
+
+def read_settings(
+    flags: Mapping[str, Any], *, routes: Iterable[str] = (), defaults: Mapping[str, object] | None = None, exists: str | None = None
+) -> Settings:
+    """The settings of a command with `settings_options`. `routes` ("NAME=URL") go before the flags'. Raises WrongInput.
+
+    With `exists` the archive's folder must be there; the text says what for.
+    """
+    known = {setting.name for setting in SETTINGS} | {"routes"}
+    given = {name: value for name, value in flags.items() if name in known} | {"routes": (*routes, *flags.get("routes", ()))}
+    try:
+        settings = load(given, os.environ, find_config(flags.get("config"), os.environ), defaults=defaults)
+    except SettingsError as error:
+        raise WrongInput(str(error)) from None
+    if exists is not None and not settings.archive.is_dir():
+        raise WrongInput(f"there is no archive folder {settings.archive} to {exists}; name one with --archive")
+    return settings

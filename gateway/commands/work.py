@@ -1,0 +1,88 @@
+"""`verbatim run`, `verify`, `doctor`: a command recorded, an archive checked, a machine examined."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import Any, Final
+
+import click
+
+from gateway import child
+from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.routes import valid_session
+
+MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--session", metavar="NAME", help="Name the recordings carry. [default: the time and a few random characters]")
+@settings_options("host", "port", "archive", routes=True)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="COMMAND...")
+def run(session: str | None, command: tuple[str, ...], **flags: Any) -> None:
+    """Run COMMAND so that its LLM calls are recorded, with no other change.
+
+    Sets the base URLs that the SDKs of OpenAI, Anthropic and Google read from the environment. Uses the gateway that runs; where none
+    does, one is started for as long as the command lasts. Signals reach the command, and its exit code is handed on.
+
+    \b
+    Examples:
+      verbatim run -- python app.py
+      verbatim run --session nightly -- npm test
+    """
+    session = session or child.new_session(time.time())
+    if not valid_session(session):
+        raise WrongInput("a session's name is 1 to 128 letters, digits, '.', '_' and '-', the first a letter or digit")
+    settings = read_settings(flags)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    gateway = os.environ.get("VERBATIM_GATEWAY") or f"http://{host}:{settings.port}"
+    with contextlib.ExitStack() as stack:
+        if child.gateway_version(gateway) is None:
+            click.echo(f"verbatim: no gateway answers at {gateway}; recording through one of our own into {settings.archive}", err=True)
+            try:
+                gateway = stack.enter_context(child.own_gateway(_own_arguments(flags)))
+            except child.GatewayFailed as error:
+                raise WrongInput(str(error)) from None
+        code = child.run(command, child.environment(gateway, session, os.environ))
+    sys.exit(code)
+
+
+def _own_arguments(flags: dict[str, Any]) -> list[str]:
+    """What a gateway of our own is told beside its socket: our flags, and to leave the terminal to the command."""
+    arguments = ["--no-viewer", "--no-access-log", "--log-level", "warning"]
+    for flag, value in (("--config", flags["config"]), ("--archive", flags["archive"])):
+        arguments += [flag, str(value)] if value is not None else []
+    return [*arguments, *(part for route in flags["routes"] for part in ("--route", route))]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@settings_options(routes=True)
+def doctor(as_json: bool, **flags: Any) -> None:
+    """Look for what would keep Verbatim from working here.
+
+    Tries the ports, the disk, writing a record and reading it back, a connection to each upstream (no request is sent) and the clock.
+    Says what to do about what is wrong. The exit code is 1 when something fails.
+
+    \b
+    Examples:
+      verbatim doctor
+      verbatim doctor --config /etc/verbatim.toml
+    """
+    import dataclasses
+    import json
+
+    from gateway.doctor import examine
+
+    failed = False
+    for finding in examine(read_settings(flags)):
+        failed = failed or finding.state == "fail"
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
+            continue
+        click.echo(f"{MARKS[finding.state]} {finding.about:<16} {finding.text}")
+        if finding.state != "ok":
+            click.echo(f"{'':<23} -> {finding.advice}")
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,175 @@
+"""`verbatim doctor`: what would keep the gateway from working here, found by trying it. Sends no request to any upstream."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from archive.errors import ArchiveError
+from archive.reader import Reader
+from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
+from archive.writer import Writer
+from gateway import __version__
+from gateway.child import gateway_version
+from gateway.routes import Route
+from gateway.serving import listen
+from gateway.settings import Settings, SettingsError
+from gateway.values import show_size
+
+__all__ = ["Finding", "examine"]
+
+State = Literal["ok", "warn", "fail"]
+
+EARLIEST: Final = 1_760_000_000.0
+"""October 2025, before the first release: a clock that shows less is wrong, and so would be every file name and certificate check."""
+TIGHT: Final = 4
+"""Free space below so many times `min_free` is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `advice` says what to do when it is not "ok"."""
+
+    state: State
+    about: str
+    text: str
+    advice: str = ""
+
+
+def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Look at ports, disk, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
+    yield _port(settings.host, settings.port, "port", "gateway")
+    if settings.viewer:
+        yield _port(settings.viewer_host, settings.viewer_port, "viewer_port", "viewer")
+    yield from _disk(settings.archive, settings.min_free)
+    yield _round_trip()
+    routes = [route for _, route in sorted(settings.routes.items())]
+    with ThreadPoolExecutor(max(1, len(routes))) as pool:
+        yield from pool.map(lambda route: _upstream(route, settings.connect_timeout), routes)
+    yield _clock(now())
+
+
+def _port(host: str, port: int, setting: str, what: str) -> Finding:
+    about = f"{what} port"
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        listen(host, port, setting).close()
+    except SettingsError as error:
+        if what == "gateway" and gateway_version(f"http://{shown}") is not None:
+            return Finding("ok", about, f"a gateway is already running on {shown}")
+        flag = setting.replace("_", "-")
+        return Finding("fail", about, str(error).partition(";")[0], f"choose another with --{flag}, or stop what listens there")
+    return Finding("ok", about, f"{shown} is free")
+
+
+def _disk(folder: Path, min_free: int) -> Iterator[Finding]:
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        yield Finding("fail", "folder", f"{place} is no folder", "choose another with --archive")
+        return
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        yield Finding(
+            "fail", "folder", f"{place} cannot be written to by this user", "choose another with --archive, or change who owns it"
+        )
+        return
+    yield Finding("ok", "folder", f"{folder} can be written to" if folder.exists() else f"{folder} can be made")
+    if folder.exists() and (mode := folder.stat().st_mode & 0o077):
+        yield Finding("warn", "permissions", f"{folder} is open to other users (mode {0o700 | mode:o})", f"chmod 700 {folder}")
+    free = shutil.disk_usage(place).free
+    text = f"{free / 2**30:.1f} GiB free"
+    if free < min_free:
+        yield Finding(
+            "fail", "disk", f"{text}, less than min_free = {show_size(min_free)}: recording would pause", "make room, or lower min_free"
+        )
+    elif free < min_free * TIGHT:
+        yield Finding("warn", "disk", f"{text}; recording pauses below {show_size(min_free)}", "make room soon")
+    else:
+        yield Finding("ok", "disk", text)
+
+
+def _round_trip() -> Finding:
+    """Write a record into an archive of its own, and read it back."""
+    about = "archive"
+    try:
+        with tempfile.TemporaryDirectory(prefix="verbatim-doctor-") as temporary:
+            now = time.time()
+            record = Record(
+                id=new_id(int(now * 1000)),
+                part=0,
+                at=now,
+                client=Client("127.0.0.1:0"),
+                upstream=Upstream("doctor", "http://127.0.0.1"),
+                request=Request(b"GET", b"/doctor", [(b"host", b"doctor")]),
+                end=End(EndReason.COMPLETE),
+            )
+            writer = Writer(Path(temporary), version=__version__, min_free=0)
+            writer.start()
+            writer.put(record)
+            if not writer.close(10.0):
+                return Finding("fail", about, f"a record could not be written: {writer.stats().last_error}", "see the disk above")
+            (entry,) = Reader(Path(temporary)).page().entries
+            if entry.target != "/doctor" or entry.end != "complete":
+                return Finding("fail", about, "a record came back altered", "please report this")
+    except (OSError, ArchiveError, ValueError) as error:
+        return Finding(
+            "fail", about, f"a record could not be written and read back: {error}", "set TMPDIR to a folder that can be written to"
+        )
+    return Finding("ok", about, "a record was written and read back")
+
+
+def _upstream(route: Route, timeout: float) -> Finding:
+    """TCP, and TLS where the URL asks for it; no request."""
+    about = f"route {route.name}"
+    if route.proxy:
+        return Finding("warn", about, f"{route.url} is reached through a proxy, which was not tried", "send a request to be sure")
+    try:
+        with socket.create_connection((route.host, route.port), timeout) as plain:
+            if route.scheme == "http":
+                return Finding("ok", about, f"{route.url} accepts connections")
+            with _tls(route).wrap_socket(plain, server_hostname=route.host) as secure:
+                return Finding("ok", about, f"{route.url} accepts connections ({secure.version()})")
+    except ssl.SSLCertVerificationError as error:
+        return Finding(
+            "fail",
+            about,
+            f"{route.url}: its certificate is not trusted: {error.verify_message}",
+            "set ca_file for this route if it is your own",
+        )
+    except ssl.SSLError as error:
+        return Finding("fail", about, f"{route.url}: no TLS: {error.reason or error}", "check scheme and port of the upstream")
+    except TimeoutError:
+        return Finding("warn", about, f"{route.url} did not answer within {timeout:g} s", "check network and firewall")
+    except socket.gaierror as error:
+        return Finding(
+            "warn", about, f"{route.host} has no address ({error.strerror})", "check the name, DNS, and whether this machine is online"
+        )
+    except OSError as error:
+        why = "refuses connections" if error.errno == errno.ECONNREFUSED else f"cannot be reached ({error.strerror or error})"
+        return Finding("warn", about, f"{route.url} {why}", "check host and port, and whether this machine is online")
+
+
+def _tls(route: Route) -> ssl.SSLContext:
+    if route.ca_file:
+        return ssl.create_default_context(cafile=route.ca_file)
+    import truststore
+
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _clock(now: float) -> Finding:
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < EARLIEST:
+        return Finding("fail", "clock", f"it shows {shown}", "set it: files are named, and certificates checked, by it")
+    return Finding("ok", "clock", shown)

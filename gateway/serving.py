@@ -1,0 +1,243 @@
+"""`verbatim serve` put together: sockets, recorder, viewer, relay; and taken apart again in order. Relays and records nothing itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from archive.errors import Unwritable
+from archive.writer import Writer
+from gateway import __version__, logs
+from gateway.redaction import RULES_HASH
+from gateway.settings import Settings, SettingsError
+from gateway.supervisor import Supervisor, python_command
+
+__all__ = ["base_url", "environment_lines", "listen", "serve", "viewer_url"]
+
+log = logging.getLogger("verbatim.serve")
+
+BACKLOG: Final = 4096
+"""As the relay asks for; the viewer needs less and does not mind."""
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket. Raises SettingsError naming `setting`, the one to change, when it cannot be had. Resolves names, so it blocks."""
+    flag = "--" + setting.replace("_", "-")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError(f"{host} is no address to listen on ({error.strerror}); change {flag.replace('port', 'host')}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # at once: two that merely bound could both believe the port theirs
+    except OSError as error:
+        listener.close()
+        if isinstance(error, PermissionError):
+            raise SettingsError(f"port {port} needs privileges; choose one from 1024 up with {flag}") from None
+        if error.errno == 99:  # EADDRNOTAVAIL
+            raise SettingsError(f"{host} is no address of this machine; change {flag.replace('port', 'host')}") from None
+        variable = "VERBATIM_" + setting.upper()
+        raise SettingsError(
+            f"port {port} on {host} is taken; choose another with {flag} or {variable}, or stop what listens there"
+        ) from None
+    return listener
+
+
+def base_url(listener: socket.socket) -> str:
+    """The URL under which this machine reaches `listener`."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def viewer_url(listener: socket.socket, token: str) -> str:
+    """The address that opens the viewer: the token in it becomes a cookie at once."""
+    from urllib.parse import quote
+
+    return f"{base_url(listener)}/?token={quote(token, safe='')}"
+
+
+def environment_lines(gateway: str) -> list[str]:
+    """What to set so that the providers' own SDKs speak through `gateway`."""
+    return [
+        f"OPENAI_BASE_URL={gateway}/openai/v1",
+        f"ANTHROPIC_BASE_URL={gateway}/anthropic",
+        f"GOOGLE_GEMINI_BASE_URL={gateway}/gemini",
+    ]
+
+
+def serve(
+    settings: Settings,
+    *,
+    listener: socket.socket | None = None,
+    quiet: bool = False,
+    lifeline: int | None = None,
+    when_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run gateway and viewer until SIGTERM, SIGINT or SIGHUP; then drain. Blocks; for a process's main thread. Raises SettingsError.
+
+    `listener` takes the place of `settings.host` and `settings.port`. `quiet` prints nothing. `lifeline` is a descriptor at whose end
+    of file the gateway stops too. `when_ready` is called with the gateway's URL, in the event loop's thread: it must not block.
+    """
+    from gateway import app
+
+    _forbid_core_dumps()
+    with contextlib.ExitStack() as stack:
+        ending = stack.enter_context(_Ending())
+        listener = listener or listen(settings.host, settings.port, "port")
+        stack.callback(listener.close)
+        gateway = base_url(listener)
+        viewer = stack.enter_context(listen(settings.viewer_host, settings.viewer_port, "viewer_port")) if settings.viewer else None
+        _warn_of_exposure(listener, viewer)
+        logs.configure(settings.log_level)
+        stack.callback(logs.stop)
+        token = settings.viewer_token or secrets.token_urlsafe(32)
+        if viewer is not None:
+            supervisor = _viewer(settings.archive, viewer, token, gateway)
+            stack.callback(supervisor.stop)
+        recorder = _recorder(settings) if settings.record else None
+        if recorder is not None:
+            stack.callback(_close, recorder, settings.grace)
+        if viewer is not None:
+            supervisor.start()
+        if lifeline is not None:
+            threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True).start()
+
+        def ready() -> None:
+            ending.graceful = True
+            if not quiet:
+                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None))
+                sys.stdout.flush()
+            if when_ready is not None:
+                when_ready(gateway)
+
+        app.run(settings, sockets=[listener], recorder=recorder, on_ready=ready)
+
+
+def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
+    recordings = str(settings.archive.absolute()) if settings.record else "nothing is recorded (record = false)"
+    lines = [
+        f"Verbatim {__version__}",
+        f"  gateway  {gateway}",
+        f"  viewer   {viewer or 'off'}",
+        f"  archive  {recordings}",
+        "",
+        "Point your SDKs at it:",
+        *(f"  export {line}" for line in environment_lines(gateway)),
+    ]
+    others = [route for name, route in settings.routes.items() if name not in ("openai", "anthropic", "gemini")]
+    if others:
+        lines += ["", "Further routes:", *(f"  {gateway}/{route.name}  ->  {route.url}" for route in others)]
+    return "\n".join(lines) + "\n"
+
+
+def _recorder(settings: Settings) -> Writer:
+    recorder = Writer(
+        settings.archive,
+        version=__version__,
+        rules_hash=RULES_HASH,
+        queue_records=settings.queue_records,
+        queue_bytes=settings.queue_bytes,
+        sync=settings.sync,
+        min_free=settings.min_free,
+    )
+    try:
+        recorder.start()
+    except Unwritable as error:
+        raise SettingsError(f"{error.strerror or error}; choose another folder with --archive or VERBATIM_ARCHIVE") from None
+    return recorder
+
+
+def _close(recorder: Writer, grace: float) -> None:
+    if not recorder.close(max(1.0, grace)):
+        log.error("not everything was on the disk in time: %d records are lost", recorder.stats().dropped)
+
+
+def _viewer(folder: Path, listener: socket.socket, token: str, gateway: str) -> Supervisor:
+    """The viewer's process, on our socket so that a restart keeps the port; the token goes by environment, which others cannot read."""
+    command = python_command(
+        "dashboard.server", str(folder.absolute()), "--fd", str(listener.fileno()), "--gateway", gateway, "--quiet", "--with-parent"
+    )
+    return Supervisor("viewer", command, environment={"VERBATIM_VIEWER_TOKEN": token}, descriptors=[listener.fileno()])
+
+
+def _warn_of_exposure(*listeners: socket.socket | None) -> None:
+    names = {listener.getsockname()[0] for listener in listeners if listener is not None}
+    exposed = sorted(name for name in names if not (name.startswith("127.") or name == "::1"))
+    if exposed:
+        click.echo(f"Warning: listening on {', '.join(exposed)}: whoever reaches this machine over the network can use it.", err=True)
+
+
+def _forbid_core_dumps() -> None:
+    """A core dump would hold every key that passed."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _watch(lifeline: int) -> None:
+    """Stop when whoever holds the other end of `lifeline` is gone."""
+    with contextlib.suppress(OSError):
+        while os.read(lifeline, 1024):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Ending:
+    """Signals while uvicorn does not look after them: before it does they end us at once, afterwards (it raises them again) no more."""
+
+    def __init__(self) -> None:
+        self.graceful = False
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> _Ending:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.graceful:
+            raise SystemExit(0)
+        if number == signal.SIGHUP:  # the terminal was closed; uvicorn knows SIGTERM and SIGINT only
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def demo_upstream() -> Iterator[list[str]]:
+    """The demo upstream on a free loopback port; gives the three routes to it as "NAME=URL"."""
+    from gateway import demo
+
+    with demo.running() as url:
+        yield [f"{name}={url}" for name in ("openai", "anthropic", "gemini")]
+
+
+def sow(gateway: str) -> None:
+    """Send the demo's traffic through `gateway` in a thread of its own."""
+
+    def work() -> None:
+        from gateway import demo
+
+        try:
+            demo.seed(gateway)
+        except Exception as error:
+            log.warning("the demo's traffic was not sent whole: %s", type(error).__name__)
+
+    threading.Thread(target=work, name="demo-traffic", daemon=True).start()
