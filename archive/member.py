@@ -154,6 +154,8 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Found | Damage]:
         # The chain is broken here. The next header may lie inside this member (it was torn) or beyond it (the next one is damaged).
         following = window.search(at + 1)
         end = window.size if following is None else following
+        if end <= at:
+            return  # truncated while we looked
         yield from _broken(at, tag, end, torn=following is None)
         at, tag = end, window.tag(end)
 
@@ -206,14 +208,19 @@ class _Window:
                     break  # cut off by the stretch's end: the next stretch begins before it
                 found = data.find(_PREFIX, found + 1)
             if len(data) < HEADER_LENGTH:
-                return None  # truncated while we looked
+                return None
             at += len(data) - HEADER_LENGTH + 1
         return None
 
     def _read(self, at: int, length: int) -> bytes:
+        length = min(length, self.size - at)
         try:
             number = self._file.fileno()
-        except (OSError, AttributeError):  # a BytesIO: no descriptor
+        except OSError:  # a BytesIO has no descriptor
             self._file.seek(at)
-            return self._file.read(min(length, self.size - at))
-        return os.pread(number, min(length, self.size - at), at)
+            data = self._file.read(length)
+        else:
+            data = os.pread(number, length, at)
+        if len(data) < length:
+            self.size = min(self.size, self._file.seek(0, io.SEEK_END))  # truncated while we looked
+        return data
