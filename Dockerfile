@@ -22,8 +22,7 @@ COPY archive archive
 COPY dashboard dashboard
 COPY gateway gateway
 RUN /opt/verbatim/bin/pip install --no-index --no-deps --no-build-isolation . \
-    && /opt/verbatim/bin/pip uninstall --yes editables hatchling packaging pathspec pluggy tomlkit trove-classifiers \
-    && /opt/verbatim/bin/pip uninstall --yes pip
+    && /opt/verbatim/bin/pip uninstall --yes editables hatchling packaging pathspec pip pluggy tomlkit trove-classifiers
 
 
 FROM python:3.13-slim

@@ -77,9 +77,10 @@ clean: ## remove what these commands made; recorded data stays
 	@rm -rf tests/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. A stamp in .venv says what each step was made from; without python3-venv (Debian), the outer pip fills it.
+# The environment. A stamp in .venv says what each step was made from. Without python3-venv (Debian), the outer pip begins to fill it.
 env:
-	@if [ -z "$(PYTHON)" ]; then echo "Verbatim needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; fi
+	@if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "Verbatim needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; fi
 	@key="$$(cksum < requirements.lock) $$("$(PYTHON)" -VV) $$PWD"; \
 	if [ "$$(cat .venv/.lock 2>/dev/null)" != "$$key" ] || ! $(BIN)/python -c '' 2>/dev/null; then \
 		echo "Making .venv with $$("$(PYTHON)" -V) from requirements.lock"; \
