@@ -93,6 +93,13 @@ class Inbox:
             self._bell.set()
         return True
 
+    def lose(self, id: bytes, weight: int, why: str) -> None:
+        """Count a record that never came this far."""
+        with self._gate:
+            self._lost(id, weight, why)
+        if self._asleep:
+            self._bell.set()
+
     def close(self) -> None:
         """From now on records are dropped and counted; the consumer is woken."""
         with self._gate:
@@ -169,6 +176,9 @@ class Inbox:
         return self._dropped, self._dropped_bytes
 
     def _lose(self, record: Record, why: str) -> None:
+        self._lost(record.id, record.weight, why)
+
+    def _lost(self, id: bytes, weight: int, why: str) -> None:
         self._dropped += 1
-        self._dropped_bytes += record.weight
-        self._ledger.lost(time.time(), record.id, record.weight, why)
+        self._dropped_bytes += weight
+        self._ledger.lost(time.time(), id, weight, why)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -15,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as Page
 
-from archive.writer import Writer
 from gateway import __version__
-from gateway.capture import CaptureLimits, InProcess
+from gateway.capture import Recording
 from gateway.errors import GatewayError, answer
+from gateway.keeper import Keeper
 from gateway.logs import AccessLog
 from gateway.relay import Relay
 from gateway.routes import Routes
@@ -27,17 +29,17 @@ from gateway.wire import Limits
 
 __all__ = ["create_app", "create_relay", "run"]
 
+log = logging.getLogger("verbatim.gateway")
+
 BACKLOG: Final = 4096
 """Connections the kernel keeps for us: a thousand agents may start at once."""
 
 
-def create_relay(settings: Settings, recorder: Writer | None, access_log: AccessLog | None = None) -> Relay:
-    """The relay as the settings want it."""
+def create_relay(settings: Settings, recording: Recording | None, access_log: AccessLog | None = None) -> Relay:
+    """The relay as the settings want it; `recording` None records nothing."""
     return Relay(
         Routes(settings.routes, settings.default_route),
-        recording=None
-        if recorder is None
-        else InProcess(recorder, CaptureLimits(settings.part_bytes, settings.part_seconds, settings.max_body)),
+        recording=recording,
         limits=Limits(settings.max_header_bytes, settings.max_header_fields),
         header_timeout=settings.header_timeout,
         read_timeout=settings.read_timeout,
@@ -47,12 +49,14 @@ def create_relay(settings: Settings, recorder: Writer | None, access_log: Access
     )
 
 
-def create_app(relay: Relay, writer: Writer | None, on_ready: Callable[[], None]) -> Starlette:
+def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]) -> Starlette:
     """The gateway's own pages: `/` and `/_verbatim/health`; any other path is told which routes there are."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         relay.start()
+        if keeper is not None:
+            await keeper.attach()
         on_ready()
         yield
         relay.stop()
@@ -63,24 +67,17 @@ def create_app(relay: Relay, writer: Writer | None, on_ready: Callable[[], None]
         return PlainTextResponse("\n".join(["Verbatim relays and records. Point your SDK's base URL at one of:", *lines, ""]))
 
     async def health(request: Request) -> Response:
-        counters, stats = relay.counters, writer.stats() if writer is not None else None
+        counters, stats = relay.counters, keeper.stats() if keeper is not None else None
         return JSONResponse(
             {
                 "verbatim": __version__,
-                "recording": stats is not None,
+                "recording": keeper is not None,
                 "exchanges": {"total": counters.exchanges, "active": len(relay.exchanges), "failed": counters.failed},
                 "refused_requests": counters.refused,
                 "capture_errors": counters.capture_errors,
-                "archive": None
-                if stats is None
-                else {
-                    "written": stats.written,
-                    "dropped": stats.dropped,
-                    "queued": stats.queued,
-                    "queued_bytes": stats.queued_bytes,
-                    "paused": stats.paused,
-                    "last_error": stats.last_error,
-                },
+                "unread_bytes": keeper.tape.unread if keeper is not None else 0,
+                "lost_exchanges": keeper.tape.lost if keeper is not None else 0,
+                "archive": dataclasses.asdict(stats) if stats is not None else None,
             }
         )
 
@@ -95,16 +92,16 @@ def create_app(relay: Relay, writer: Writer | None, on_ready: Callable[[], None]
     )
 
 
-def run(settings: Settings, *, sockets: list[socket.socket], recorder: Writer | None, on_ready: Callable[[], None]) -> None:
-    """Serve on `sockets` until SIGTERM or SIGINT, then drain for up to `settings.grace` seconds. Blocks. The caller closes `recorder`.
+def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | None, on_ready: Callable[[], None]) -> None:
+    """Serve on `sockets` until SIGTERM or SIGINT, then drain for up to `settings.grace` seconds. Blocks. `keeper` has been started.
 
     A second signal ends the draining. What is still running then is cut so that no client takes it for whole, and recorded so.
     """
     _raise_file_limit()
     access_log = AccessLog() if settings.access_log else None
-    relay = create_relay(settings, recorder, access_log)
+    relay = create_relay(settings, keeper.tape if keeper is not None else None, access_log)
     config = uvicorn.Config(
-        create_app(relay, recorder, on_ready),
+        create_app(relay, keeper, on_ready),
         http=cast("type[asyncio.Protocol]", relay.protocol),
         ws="none",
         lifespan="on",
@@ -122,6 +119,8 @@ def run(settings: Settings, *, sockets: list[socket.socket], recorder: Writer | 
             await server.serve(sockets)
         finally:
             relay.stop()
+            if keeper is not None and not await keeper.close(max(1.0, settings.grace)):
+                log.error("not everything was on the disk in time; the archive's gap records say what is missing")
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -446,6 +446,8 @@ class Exchange:
 
     def _hold(self) -> None:
         """No room in the recording queue: only this exchange waits for it, and not for long."""
+        if self._holding:
+            return
         self._holding = True
         self._deadline = self.relay.loop.time() + HOLD_AT_MOST
         self._pause(True)

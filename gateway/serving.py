@@ -19,8 +19,9 @@ from typing import Final
 import click
 
 from archive.errors import Unwritable
-from archive.writer import Writer
 from gateway import __version__, logs
+from gateway.capture import CaptureLimits
+from gateway.keeper import Keeper
 from gateway.redaction import RULES_HASH
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import Supervisor, python_command
@@ -110,9 +111,9 @@ def serve(
         if viewer is not None:
             supervisor = _viewer(settings.archive, viewer, token, gateway)
             stack.callback(supervisor.stop)
-        recorder = _recorder(settings) if settings.record else None
-        if recorder is not None:
-            stack.callback(_close, recorder, settings.grace)
+        keeper = _keeper(settings) if settings.record else None
+        if keeper is not None:
+            stack.callback(keeper.kill)
         if viewer is not None:
             supervisor.start()
         if lifeline is not None:
@@ -126,7 +127,7 @@ def serve(
             if when_ready is not None:
                 when_ready(gateway)
 
-        app.run(settings, sockets=[listener], recorder=recorder, on_ready=ready)
+        app.run(settings, sockets=[listener], keeper=keeper, on_ready=ready)
 
 
 def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
@@ -146,9 +147,11 @@ def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _recorder(settings: Settings) -> Writer:
-    recorder = Writer(
+def _keeper(settings: Settings) -> Keeper:
+    keeper = Keeper(
         settings.archive,
+        upstreams={name: route.url for name, route in settings.routes.items()},
+        limits=CaptureLimits(settings.part_bytes, settings.part_seconds, settings.max_body),
         version=__version__,
         rules_hash=RULES_HASH,
         queue_records=settings.queue_records,
@@ -157,15 +160,10 @@ def _recorder(settings: Settings) -> Writer:
         min_free=settings.min_free,
     )
     try:
-        recorder.start()
+        keeper.start()
     except Unwritable as error:
         raise SettingsError(f"{error.strerror or error}; choose another folder with --archive or VERBATIM_ARCHIVE") from None
-    return recorder
-
-
-def _close(recorder: Writer, grace: float) -> None:
-    if not recorder.close(max(1.0, grace)):
-        log.error("not everything was on the disk in time: %d records are lost", recorder.stats().dropped)
+    return keeper
 
 
 def _viewer(folder: Path, listener: socket.socket, token: str, gateway: str) -> Supervisor:

@@ -1,0 +1,213 @@
+"""Keeps the keeper: starts the recording process, sends it the tape, starts it again when it dies. The relay's end of the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import marshal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, cast
+
+from archive.errors import ArchiveError, Unwritable
+from archive.writer import WriterStats
+from gateway import keeping
+from gateway.capture import CaptureLimits
+from gateway.keeping import FRAME, Channel
+from gateway.supervisor import python_command
+from gateway.tape import MARSHAL_VERSION, Tape
+
+__all__ = ["Keeper"]
+
+log = logging.getLogger("verbatim.keeper")
+
+FLUSH_AFTER: Final = 0.004
+"""Seconds an event waits on the tape at most before it is sent to the keeper; a process that dies loses no more than that."""
+
+START_TIMEOUT: Final = 20.0
+"""Seconds a keeper has to say that it can write: it checks the newest segment first, which is milliseconds even for a full hour."""
+
+RESTART_AFTER: Final = 1.0
+
+
+class Keeper:
+    """The recording process, as the relay sees it. `start` before the loop runs; `attach` and `close` on the loop."""
+
+    def __init__(self, folder: Path, *, upstreams: Mapping[str, str], limits: CaptureLimits, queue_bytes: int, **writer: Any) -> None:
+        """`writer` are the options of `archive.writer.Writer`. The queue's bytes are shared by the two processes, half each."""
+        self._options: dict[str, Any] = {
+            "folder": str(folder),
+            "upstreams": dict(upstreams),
+            "limits": (limits.part_bytes, limits.part_seconds, limits.max_body),
+            "writer": {**writer, "queue_bytes": queue_bytes // 2},
+        }
+        self.tape = Tape(queue_bytes // 2, flush=self._flush, wake=self._wake, clock=perf_counter)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._stats: dict[str, Any] = {}
+        self._closing = False
+        self._closed: asyncio.Future[bool] | None = None
+        self._restart: asyncio.Task[None] | None = None
+        self._waking = False
+
+    def start(self) -> None:
+        """Start the process and wait until it can write. Blocks for about 0.2 s; raises Unwritable when there can be no archive there."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                python_command("gateway.keeping", str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        try:
+            channel = Channel(ours)
+            channel.send(keeping.OPTIONS, self._options)
+            answer = _answer(channel)
+        except BaseException:
+            ours.close()
+            raise
+        if answer is not None:
+            ours.close()
+            self._process.wait()
+            raise Unwritable(errno.EIO, answer)
+        self._sock = ours
+
+    async def attach(self) -> None:
+        """Begin to send the tape, on the running loop."""
+        assert self._sock is not None
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: _Pipe(self), sock=self._sock)
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self.tape.started(perf_counter())
+
+    def kill(self) -> None:
+        """End the process at once, if it still runs: for a caller whose loop never came to `close`."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._sock is not None:
+            self._sock.close()
+
+    async def close(self, patience: float) -> bool:
+        """Send what is told, let the keeper write it and end. True: all of it is on disk. Takes at most about `patience` seconds."""
+        self._closing = True
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._transport is None or self._process is None:
+            return False
+        self._flush()
+        self._closed = asyncio.get_running_loop().create_future()
+        self._send(keeping.CLOSE, patience)
+        try:
+            async with asyncio.timeout(patience + 1):
+                clean = await self._closed
+        except TimeoutError:
+            clean = False
+        self._transport.close()
+        if not clean:
+            self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+        return clean and not self.tape.lost
+
+    def stats(self) -> WriterStats | None:
+        """The writer's counters as of at most about half a second ago; None before the first report."""
+        return WriterStats(**self._stats) if self._stats else None
+
+    # The tape
+
+    def _wake(self) -> None:
+        if not self._waking and self._transport is not None:
+            self._waking = True
+            asyncio.get_running_loop().call_later(FLUSH_AFTER, self._woken)
+
+    def _woken(self) -> None:
+        self._waking = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        size = self.tape.size
+        data = self.tape.take()
+        if data:
+            self._transport.write(FRAME.pack(len(data), size, keeping.TAPE) + data)
+
+    def _send(self, kind: int, value: Any) -> None:
+        data = marshal.dumps(value, MARSHAL_VERSION)
+        assert self._transport is not None
+        self._transport.write(FRAME.pack(len(data), 0, kind) + data)
+
+    # From the keeper
+
+    def heard(self, kind: int, size: int, data: memoryview) -> None:
+        """A message of the keeper's."""
+        if kind == keeping.READ:
+            self.tape.acknowledged(size, perf_counter())
+        elif kind == keeping.STATS:
+            self._stats = marshal.loads(data)  # noqa: S302 - from the process we started
+        elif kind == keeping.CLOSED:
+            clean, self._stats = marshal.loads(data)  # noqa: S302
+            if self._closed is not None and not self._closed.done():
+                self._closed.set_result(clean)
+
+    def lost(self) -> None:
+        """The keeper's end of the socket is closed."""
+        self._transport = None
+        self.tape.stopped()
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(False)
+        if not self._closing:
+            log.error("the recording process has died; exchanges under way lose their records; starting it again")
+            self._restart = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        while True:
+            await asyncio.sleep(RESTART_AFTER)
+            try:
+                if self._process is not None:
+                    await asyncio.to_thread(self._process.wait)
+                await asyncio.to_thread(self.start)
+                await self.attach()
+            except (ArchiveError, OSError) as error:
+                log.error("the recording process cannot start: %s", error)  # noqa: TRY400 - the reason is all there is to say
+            else:
+                log.warning("the recording process runs again")
+                return
+
+
+class _Pipe(asyncio.Protocol):
+    """Messages from the keeper, off the loop's transport."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer + data
+        at = 0
+        while len(buffer) - at >= FRAME.size:
+            length, size, kind = FRAME.unpack_from(buffer, at)
+            if len(buffer) - at - FRAME.size < length:
+                break
+            self._keeper.heard(kind, size, memoryview(buffer)[at + FRAME.size : at + FRAME.size + length])
+            at += FRAME.size + length
+        self._buffer = buffer[at:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._keeper.lost()
+
+
+def _answer(channel: Channel) -> str | None:
+    """Wait for the keeper's first word: None when it can write, else why not."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        messages = channel.receive(0.1)
+        if messages is None:
+            return "the recording process ended at once; see its message above"
+        for kind, _, data in messages:
+            return None if kind == keeping.READY else str(marshal.loads(data))  # noqa: S302 - from the process we started
+    return f"the recording process did not start within {START_TIMEOUT:g} s"

@@ -1,0 +1,302 @@
+"""The tape: what exchanges tell, written down to be replayed by the keeper process. Sans-I/O; belongs to the event loop's thread.
+
+Recording costs the relay only this: a tuple per event and one `marshal` per batch. Reading heads, redacting, cutting records, encoding
+and compressing happen in the keeper (`gateway.keeping`), which replays the tape into a `gateway.capture.Capture`. A tape never touches
+a disk; it passes through a private socket between two processes of the same program.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from archive.record import Client, EndReason, Fields, Recorder, Upstream
+from gateway.capture import Capture, CaptureLimits, Recording, Told
+from gateway.frames import Side
+from gateway.wire import Framing, Head
+
+__all__ = ["MARSHAL_VERSION", "Player", "Tape"]
+
+MARSHAL_VERSION: Final = 2
+"""Without reference tracking (version 3 and later), which our events have no use for and which costs a hash look-up per object."""
+
+BATCH: Final = 64 << 10
+"""Bytes of events after which they are flushed at once, not at the next wake: about one pipe buffer."""
+
+EVENT: Final = 64
+"""Bytes an event is counted with beside its payload."""
+
+STALLED: Final = 0.5
+"""Seconds without an acknowledgement after which nobody is asked to wait for room: the keeper is stuck, not busy."""
+
+LOST_IDS: Final = 10_000
+"""Ids of lost exchanges kept for the gap record; beyond it they are only counted."""
+
+OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, RESPONSE_END, OWN, FRAMES, END, LOST = range(10)
+
+
+class Tape(Recording):
+    """What is told and not yet flushed. `limit` bounds the bytes flushed and not yet acknowledged, and with them this process's share."""
+
+    def __init__(self, limit: int, *, flush: Callable[[], None], wake: Callable[[], None], clock: Callable[[], float]) -> None:
+        """`wake` is called when the first event after a flush arrives (flush within milliseconds), `flush` when a batch is full."""
+        self.lost = 0
+        """Exchanges not recorded, or not to their end, because there was no room or no keeper."""
+        self.running = False
+        """Whether there is a keeper to read it."""
+        self.clock = clock
+        self._limit = limit
+        self._flush = flush
+        self._wake = wake
+        self._events: list[tuple[Any, ...]] = []
+        self._size = 0
+        self._unread = 0
+        self._heard = 0.0
+        self._numbers = count()
+        self._told: dict[int, _Teller] = {}
+        self._lost: list[tuple[int, bytes, int]] = []
+        self._lost_more = 0
+
+    @property
+    def unread(self) -> int:
+        """Bytes told and not yet acknowledged."""
+        return self._unread + self._size
+
+    @property
+    def full(self) -> bool:
+        """No more room: hold back those who tell."""
+        return self._unread + self._size > self._limit
+
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
+        """As `Recording.open`."""
+        number = next(self._numbers)
+        if not self.running or (self.full and self.stalled(now)):
+            self.lose(number, id, 0)
+            return None
+        self._told[number] = teller = _Teller(self, number, id)
+        who = (client.address, client.session, client.session_source)
+        what = (head.method, head.target, head.version, head.headers, head.framing)
+        self.tell((OPEN, number, id, at, now, who, upstream.name, what), 512 + 64 * len(head.headers))
+        return teller
+
+    def take(self) -> bytes:
+        """All events told since the last call, as bytes for `Player.play`; empty when there are none."""
+        events = self._events
+        if self._lost and not self.full:
+            events.append((LOST, self._lost, self._lost_more))
+            self._lost, self._lost_more = [], 0
+        if not events:
+            return b""
+        self._events = []
+        if not self._unread:
+            self._heard = self.clock()  # the keeper had nothing to read, so its silence until now means nothing
+        self._unread += self._size
+        self._size = 0
+        return marshal.dumps(events, MARSHAL_VERSION)
+
+    def acknowledged(self, size: int, now: float) -> None:
+        """The keeper has played `size` bytes of events (as counted here)."""
+        self._unread -= size
+        self._heard = now
+
+    def started(self, now: float) -> None:
+        """A (new) keeper reads from now on. What was told to one before is lost with it."""
+        self.running = True
+        self._events, self._size, self._unread, self._heard = [], 0, 0, now
+
+    def stopped(self) -> None:
+        """The keeper has died: every exchange under way loses its record."""
+        self.running = False
+        for teller in list(self._told.values()):
+            teller.give_up()
+
+    def stalled(self, now: float) -> bool:
+        """The keeper has not read for so long that waiting for room makes no sense."""
+        return now - self._heard > STALLED
+
+    @property
+    def size(self) -> int:
+        """Bytes of events, as counted here, that the next `take` hands out."""
+        return self._size
+
+    def tell(self, event: tuple[Any, ...], size: int) -> None:
+        """Append an event that is counted with `size` bytes."""
+        if not self._events:
+            self._wake()
+        self._events.append(event)
+        self._size += size
+        if self._size > BATCH:
+            self._flush()
+
+    def forget(self, number: int) -> None:
+        """An exchange tells no more."""
+        self._told.pop(number, None)
+
+    def lose(self, number: int, id: bytes, size: int) -> None:
+        """An exchange's record is lost, or its rest: `size` bytes had been told of it."""
+        self.lost += 1
+        if len(self._lost) < LOST_IDS:
+            self._lost.append((number, id, size))
+        else:
+            self._lost_more += 1
+
+
+class _Teller(Told):
+    """One exchange's hand on the tape."""
+
+    __slots__ = ("_ended", "_id", "_number", "_silent", "_size", "_tape", "on_full")
+
+    def __init__(self, tape: Tape, number: int, id: bytes) -> None:
+        self.on_full: Callable[[], None] | None = None
+        self._tape = tape
+        self._number = number
+        self._id = id
+        self._size = 0
+        self._ended = False
+        self._silent = False
+
+    def request_data(self, payload: list[bytes], now: float) -> None:
+        self._tell((REQUEST_DATA, self._number, payload, now), EVENT + sum(map(len, payload)))
+
+    def request_end(self) -> None:
+        self._tell((REQUEST_END, self._number), EVENT)
+
+    def response_head(self, head: Head, now: float) -> None:
+        what = (head.status, head.reason, head.version, head.headers, head.framing)
+        self._tell((RESPONSE_HEAD, self._number, what, now), 64 * len(head.headers))
+
+    def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
+        self._tell((OWN, self._number, status, reason, list(headers), body), EVENT + len(body))
+
+    def response_data(self, payload: list[bytes], now: float) -> None:
+        self._tell((RESPONSE_DATA, self._number, payload, now), EVENT + sum(map(len, payload)))
+
+    def response_end(self) -> None:
+        self._tell((RESPONSE_END, self._number), EVENT)
+
+    def frames(self, side: Side, data: bytes, now: float) -> None:
+        self._tell((FRAMES, self._number, side, data, now), EVENT + len(data))
+
+    def tick(self, now: float) -> None:
+        pass  # the keeper has a clock of its own
+
+    def end(self, reason: EndReason, detail: str, now: float) -> None:
+        self._ended = True
+        self._tape.forget(self._number)
+        self._tell((END, self._number, reason.value, detail, now), EVENT)
+
+    def offer(self, *, last: bool) -> bool:
+        if self._silent or not self._tape.full:
+            return True
+        if last and not self._ended:
+            self.give_up()
+        return last
+
+    def give_up(self) -> None:
+        """This exchange's record is lost from here on; nothing more is told of it."""
+        self._silent = True
+        self._tape.forget(self._number)
+        self._tape.lose(self._number, self._id, self._size)
+
+    def _tell(self, event: tuple[Any, ...], size: int) -> None:
+        if self._silent:
+            return
+        tape = self._tape
+        self._size += size
+        tape.tell(event, size)
+        if tape.full and not self._ended:
+            if self.on_full is None or tape.stalled(tape.clock()):
+                self.give_up()
+            else:
+                self.on_full()
+        elif tape.full and self.on_full is not None:
+            self.on_full()  # all of it is told; only the client's next request is to wait
+
+
+class Player:
+    """Replays tapes into captures. Belongs to the keeper's main thread; `recorder.put` may block it, which holds back the tape."""
+
+    def __init__(
+        self, recorder: Recorder, limits: CaptureLimits, upstreams: dict[str, Upstream], lost: Callable[[bytes, int, str], None]
+    ) -> None:
+        """`lost` is called for each exchange whose record the other process had to give up: id, bytes told, why."""
+        self._recorder = recorder
+        self._limits = limits
+        self._upstreams = upstreams
+        self._lost = lost
+        self._captures: dict[int, Capture] = {}
+
+    def play(self, tape: bytes | memoryview) -> None:
+        """Replay what one `Tape.take` gave."""
+        captures = self._captures
+        for event in marshal.loads(tape):  # noqa: S302 - written by the process that started this one, over a private socket
+            kind, number = event[0], event[1]
+            if kind == OPEN:
+                self._open(*event[1:])
+                continue
+            if kind == LOST:
+                self._give_up(*event[1:])
+                continue
+            capture = captures.get(number)
+            if capture is None:
+                continue
+            if kind == RESPONSE_DATA:
+                capture.response_data(event[2], event[3])
+            elif kind == REQUEST_DATA:
+                capture.request_data(event[2], event[3])
+            elif kind == FRAMES:
+                capture.frames(*event[2:])
+            elif kind == REQUEST_END:
+                capture.request_end()
+            elif kind == RESPONSE_HEAD:
+                capture.response_head(_response(*event[2]), event[3])
+            elif kind == RESPONSE_END:
+                capture.response_end()
+            elif kind == OWN:
+                capture.own_response(*event[2:])
+            else:
+                capture.end(EndReason(event[2]), event[3], event[4])
+                del captures[number]
+
+    def tick(self, now: float) -> None:
+        """Cut parts that are old enough. About once a second."""
+        for capture in list(self._captures.values()):
+            capture.tick(now)
+
+    def cut(self, now: float) -> None:
+        """The other process is gone: keep what has been told of unfinished exchanges. Their records stay without an end."""
+        for capture in self._captures.values():
+            capture.cut(now)
+        self._captures.clear()
+
+    def _open(
+        self,
+        number: int,
+        id: bytes,
+        at: float,
+        now: float,
+        who: tuple[str, str | None, str | None],
+        upstream: str,
+        what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing],
+    ) -> None:
+        capture = Capture(self._recorder, self._limits, id, at, now, Client(*who), self._upstreams[upstream])
+        method, target, version, headers, framing = what
+        head = Head(headers, [name.lower() for name, _ in headers])
+        head.method, head.target, head.version, head.framing = method, target, version, framing
+        capture.request_head(head)
+        self._captures[number] = capture
+
+    def _give_up(self, lost: list[tuple[int, bytes, int]], more: int) -> None:
+        for number, exchange, size in lost:
+            self._captures.pop(number, None)
+            self._lost(exchange, size, "the recording queue was full")
+        for _ in range(more):
+            self._lost(b"", 0, "the recording queue was full")
+
+
+def _response(status: int, reason: bytes, version: bytes, headers: list[tuple[bytes, bytes]], framing: Framing) -> Head:
+    head = Head(headers, [name.lower() for name, _ in headers])
+    head.status, head.reason, head.version, head.framing = status, reason, version, framing
+    return head
