@@ -51,7 +51,7 @@ class Api:
             if not (part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(lines)):
                 raise HTTPException(404, "This exchange has no such part.")
             lines = [lines[int(part)]]
-        return Response(b"".join(line.rstrip(b"\n") + b"\n" for line in lines), media_type="application/x-ndjson")
+        return Response(b"".join(line + b"\n" for line in lines if line), media_type="application/x-ndjson")
 
     def events(self, request: Request) -> Response:
         """What the archive says about itself, oldest first."""
@@ -84,6 +84,7 @@ def _exchange(found: Exchange) -> dict[str, Any]:
         "end": found.end,
         "redactions": found.redactions,
         "places": [dataclasses.asdict(place) for place in found.places],
+        "unread": [{**dataclasses.asdict(place), "why": why} for place, why in found.unread],
     }
 
 

@@ -68,7 +68,12 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
             Route("/health", _health, methods=["GET"]),
         ],
         middleware=[Middleware(Guard, token=token, hosts=hosts, refuse=problems.refuse)],
-        exception_handlers={HTTPException: problems.asked, ArchiveError: problems.archive, OSError: problems.disk, Exception: problems.ours},
+        exception_handlers={
+            HTTPException: problems.asked,
+            ArchiveError: problems.archive,
+            OSError: problems.disk,
+            Exception: problems.ours,
+        },
     )
 
 

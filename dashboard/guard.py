@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard", "local_hosts"]
+__all__ = ["Guard", "local_hosts", "same_origin"]
 
 Refuse = Callable[[Scope, int], Awaitable[Response] | Response]
 
@@ -103,7 +103,7 @@ class Guard:
         if not given:
             return None
         rest = urlencode([(name, value) for name, value in query if name != "token"])
-        response = RedirectResponse(_same_origin_path(scope["path"]) + ("?" + rest if rest else ""), status_code=303)
+        response = RedirectResponse(same_origin(scope["path"]) + ("?" + rest if rest else ""), status_code=303)
         if self._right(given[-1].encode("utf-8", "surrogatepass")):
             response.set_cookie(_cookie_name(host), self._cookie, path="/", httponly=True, samesite="strict")
         return response
@@ -128,8 +128,8 @@ class Guard:
         return False
 
 
-def _same_origin_path(path: str) -> str:
-    """`path` as a redirect's Location that cannot leave this origin: `//evil.example` and `/\\evil.example` are other hosts to a browser."""
+def same_origin(path: str) -> str:
+    """`path` as a link or Location that cannot leave this origin: `//evil.example` and `/\\evil.example` are other hosts to a browser."""
     return "/" + quote(path.lstrip("/\\"), safe="/-._~!$&'()*+,;=:@")
 
 

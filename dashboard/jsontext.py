@@ -21,12 +21,18 @@ _TOKEN = re.compile(
 """One token after its white space (RFC 8259). Possessive, so that no text makes it go back."""
 
 _ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))")
+_COLON = re.compile(r"[ \t\r\n]*:")
+_COMMA = re.compile(r"[ \t\r\n]*,")
 _START = re.compile(r'[ \t\r\n\ufeff]*(?:[{[]|"(?:[^"\\]|\\.)*+"[ \t\r\n]*\Z|(?:-?\d[\d.eE+-]*|true|false|null)[ \t\r\n]*\Z)')
 
 _DEEPEST = 32
 """Levels that are indented; deeper ones stay at this depth, else `[[[[...` would cost its length squared."""
+_BLOCKS = 12
+"""Levels for which the stylesheet indents a block."""
 _OPAQUE = 2_048
 """A string this long without one space is data (an image, an embedding, a signature), not something to read."""
+_LONG = 100
+"""A string longer than this, or of several lines, becomes a block of its own, indented as a whole, so that prose reads as prose."""
 _TOKENS = 40_000
 """Tokens laid out at most: each costs about 50 bytes of HTML."""
 
@@ -82,18 +88,23 @@ def compact(text: str) -> Layout:
 
 def _lay_out(text: str, *, breaks: bool) -> Layout:
     out: list[str] = []
-    depth = 0
-    at = tokens = 0
+    depth = at = tokens = 0
     previous = ""
     while tokens < _TOKENS and (found := _TOKEN.match(text, at)):
-        kind, token = found.lastgroup, found[found.lastgroup or 0]
+        kind, token = found.lastgroup or "", found[found.lastgroup or 0]
         tokens += 1
         at = found.end()
-        closes = token in ("}", "]") and kind == "mark"
+        closes = kind == "mark" and token in ("}", "]")
         if closes:
             depth = max(0, depth - 1)
         if breaks and _breaks_before(previous, token, closes):
-            out.append("\n" + "  " * min(depth, _DEEPEST))
+            out.append(("" if previous.startswith("block") else "\n") + "  " * min(depth, _DEEPEST))
+        if kind == "string" and breaks and (len(token) > _LONG or "\\n" in token) and not _COLON.match(text, at):
+            comma = _COMMA.match(text, at)
+            at = comma.end() if comma else at
+            _block(out, _string(token, "str") + ("," if comma else ""), min(depth, _BLOCKS) + (previous == ":"))
+            previous = "block," if comma else "block"
+            continue
         out.append(_html(kind, token, text, at))
         if kind == "mark" and token in ("{", "["):
             depth += 1
@@ -107,22 +118,26 @@ def _lay_out(text: str, *, breaks: bool) -> Layout:
     return Layout(Markup("".join(out)), len(rest.strip(" \t\r\n")))  # noqa: S704  every piece went through marked()
 
 
+def _block(out: list[str], html: str, depth: int) -> None:
+    """A block element: it breaks the line before and after by itself, so the line break and indent before it go."""
+    if out and not out[-1].strip(" \n"):
+        out.pop()
+    out.append(f'<span class="block i{depth}">{html}</span>')
+
+
 def _breaks_before(previous: str, token: str, closes: bool) -> bool:
     """A new line after `{`, `[` and `,` and before `}` and `]`, but `{}` and `[]` stay together."""
     if closes:
         return previous not in ("{", "[", "")
-    return previous in ("{", "[", ",")
+    return previous in ("{", "[", ",", "block,")
 
 
-def _html(kind: str | None, token: str, text: str, end: int) -> str:
+def _html(kind: str, token: str, text: str, end: int) -> str:
     if kind == "string":
         return _string(token, "key" if _is_key(text, end) else "str")
     if kind == "mark":
         return token
     return f'<span class="{"num" if kind == "number" else "word"}">{token}</span>'
-
-
-_COLON = re.compile(r"[ \t\r\n]*:")
 
 
 def _is_key(text: str, end: int) -> bool:

@@ -6,7 +6,9 @@ Each handler is plain blocking code; the app runs it in a thread. What is asked 
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +19,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from archive.errors import NotFound
-from archive.reader import Content, Exchange, Head, Page, Place, Reader
-from dashboard import timeline, views
+from archive.errors import BadName, NotFound
+from archive.reader import Content, Event, Exchange, Head, Page, Place, Reader
+from dashboard import timeline, views, words
 from dashboard.query import STATUSES, Filter
 from dashboard.render import Renderer
 
 __all__ = ["Pages", "find"]
 
 _ID = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,28}")
+_LIVE, _LIVE_SEARCH = 1000, 5000
+"""Milliseconds between two looks for news: a search reads the lines themselves, so it looks less often."""
+_EVENTS = 500
+"""Archive events on their page."""
 _MESSAGES = 200
 """Websocket messages on one page."""
 
@@ -37,7 +43,7 @@ def find(reader: Reader, id: str) -> Exchange:
     reader.refresh()
     try:
         return reader.get(id)
-    except NotFound as error:
+    except (BadName, NotFound) as error:
         raise HTTPException(404, "No exchange with this id is in this archive.") from error
 
 
@@ -60,6 +66,17 @@ class Cut:
     part: int
     size: int
     command: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One archive event and the words for it."""
+
+    event: Event
+    label: str
+    tone: str
+    sentence: str
 
 
 class Pages:
@@ -70,19 +87,28 @@ class Pages:
         self._renderer = renderer
         self._folder = folder
         self._seen: set[str] = set()
+        self._born = secrets.token_hex(4)
 
     def exchanges(self, request: Request) -> Response:
         """The list, newest first. Answers 304 while nothing has changed, so that looking for news costs nearly nothing."""
         asked = Filter.of(request.query_params)
         changes = self._reader.refresh()
-        tag = f'"{changes}"'
+        # Ten seconds at most, since an exchange is also found to have crashed without a change on disk.
+        tag = f'"{self._born}-{changes}-{int(time.monotonic() // 10)}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         page = asked.page(self._reader)
         older = urlencode(asked.query(before=page.next)) if page.next else None
         newest = "/?" + urlencode(asked.query())
         response = self._renderer.page(
-            "exchanges.html", page=page, asked=asked, older=older, newest=newest, routes=self._routes(page, asked), statuses=STATUSES, live=True
+            "exchanges.html",
+            page=page,
+            asked=asked,
+            older=older,
+            newest=newest,
+            routes=self._routes(page, asked),
+            statuses=STATUSES,
+            live=_LIVE if not asked.text else _LIVE_SEARCH,
         )
         response.headers["ETag"] = tag
         return response
@@ -107,25 +133,25 @@ class Pages:
             chunks=len(_marks(found)),
             cuts=self._cuts(found),
             query=dict(query),
-            live=found.entry.end is None,
+            live=_LIVE if found.entry.end is None else 0,
         )
 
     def line(self, request: Request) -> Response:
         """One archive line of an exchange, laid out or as it is."""
         found = find(self._reader, request.path_params["id"])
         part = request.path_params["part"]
-        if part >= len(found.lines):
-            raise HTTPException(404, "This exchange has no such part.")
+        if part >= len(found.lines) or not found.lines[part]:
+            raise HTTPException(404, "This exchange has no such line, or it could not be read.")
         body = _Line(found.lines[part])
         look = views.look(body, "application/json", request.query_params.get("line", ""))
         return self._renderer.page(
-            "line.html", it=found, entry=found.entry, part=part, cut=self._cuts(found)[part], look=look, query={}, live=False
+            "line.html", it=found, entry=found.entry, part=part, cut=self._cuts(found)[part], look=look, query={}, live=0
         )
 
     def lines(self, request: Request) -> Response:
         """The exact archive lines of an exchange, as a download."""
         found = find(self._reader, request.path_params["id"])
-        content = b"".join(line.rstrip(b"\n") + b"\n" for line in found.lines)
+        content = b"".join(line + b"\n" for line in found.lines if line)
         return _download(content, f"{found.entry.id}.jsonl", "application/x-ndjson")
 
     def body(self, request: Request) -> Response:
@@ -152,8 +178,9 @@ class Pages:
 
     def events(self, request: Request) -> Response:
         """What the archive says about itself: writers' starts and stops, gaps, damage."""
-        self._reader.refresh()
-        return self._renderer.page("events.html", events=list(reversed(self._reader.events())), live=False)
+        events = self._reader.events()
+        rows = [_event_row(event) for event in reversed(events[-_EVENTS:])]
+        return self._renderer.page("events.html", rows=rows, left_out=max(0, len(events) - _EVENTS), live=0)
 
     def _routes(self, page: Page, asked: Filter) -> list[str]:
         """Routes to choose from: those seen so far."""
@@ -161,8 +188,9 @@ class Pages:
         return sorted(self._seen | ({asked.route} if asked.route else set()))
 
     def _cuts(self, found: Exchange) -> list[Cut]:
+        troubles = dict(found.unread)
         return [
-            Cut(place, part, len(line), _command(self._folder / place.segment, place))
+            Cut(place, part, len(line), _command(self._folder / place.segment, place), troubles.get(place, ""))
             for part, (place, line) in enumerate(zip(found.places, found.lines, strict=True))
         ]
 
@@ -214,6 +242,11 @@ def _message_pages(found: Exchange, first: int) -> dict[str, int]:
 
 def _command(path: Path, place: Place) -> str:
     return f"tail -c +{place.offset + 1} {shlex.quote(str(path))} | head -c {place.length} | zcat"
+
+
+def _event_row(event: Event) -> EventRow:
+    said = words.happened(event)
+    return EventRow(event, said.label, said.tone, said.sentence)
 
 
 def _count(text: str | None) -> int:

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from archive.errors import NotFound
 from dashboard.api import answer
+from dashboard.guard import same_origin
 from dashboard.render import Renderer
 
 __all__ = ["Problems"]
@@ -45,7 +46,7 @@ class Problems:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
-        renderer.html("problem.html", code=500, title="", detail="", advice="", inside=False, path="/", live=False)  # read it from disk now
+        renderer.html("problem.html", code=500, title="", detail="", advice="", inside=False, path="/", live=0)  # read it from disk now
 
     def refuse(self, scope: Scope, status: int) -> Response:
         """What the guard answers: 401 without the token, 403 for a strange Host."""
@@ -80,5 +81,13 @@ class Problems:
         if path.startswith("/api/"):
             return answer({"error": {"status": status, "message": detail or words.title, "advice": words.advice}}, status)
         return self._renderer.page(
-            "problem.html", status, code=status, title=words.title, detail=detail, advice=words.advice, inside=inside, path=path, live=False
+            "problem.html",
+            status,
+            code=status,
+            title=words.title,
+            detail=detail,
+            advice=words.advice,
+            inside=inside,
+            path=same_origin(path),
+            live=0,
         )

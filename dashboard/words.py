@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-__all__ = ["Ended", "ended", "tone"]
+from dashboard.text import size
+
+__all__ = ["Ended", "ended", "happened", "tone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,10 @@ _RUNNING = Ended("Running", "live", "It has not ended yet. What is shown is what
 _ENDS: Mapping[str, Ended] = {
     "complete": Ended("Complete", "good", "All of it crossed, both ways."),
     "client_closed": Ended("Client left", "warn", "The client closed its connection before the end. The upstream was cancelled at once."),
-    "upstream_closed": Ended("Upstream broke off", "bad", "The upstream closed its connection in the middle. The client saw a broken stream."),
-    "upstream_refused": Ended("Upstream not reached", "bad", "No answer came from the upstream. The gateway answered in its place."),
+    "upstream_closed": Ended("Broke off", "bad", "The upstream closed its connection in the middle. The client saw a broken stream."),
+    "upstream_refused": Ended("Not reached", "bad", "No answer came from the upstream. The gateway answered in its place."),
     "timeout": Ended("Timed out", "bad", "A time limit ran out."),
-    "shutdown": Ended("Cut at shutdown", "warn", "The gateway was stopped and the time for open exchanges ran out."),
+    "shutdown": Ended("Shut down", "warn", "The gateway was stopped and the time for open exchanges ran out."),
     "crashed": Ended("Crashed", "bad", "Its parts stop without an end: the gateway was killed, or its last records were lost."),
 }
 
@@ -53,3 +55,49 @@ def tone(entry: _Entry) -> str:
     if entry.status >= 400:
         return "warn"
     return "note" if 300 <= entry.status < 400 else "good"
+
+
+class _Event(Protocol):
+    @property
+    def kind(self) -> str: ...
+    @property
+    def detail(self) -> Mapping[str, Any] | None: ...
+    @property
+    def why(self) -> str: ...
+
+
+def happened(event: _Event) -> Ended:
+    """An archive event, for people."""
+    detail = event.detail or {}
+    match event.kind:
+        case "open":
+            return Ended(
+                "Start",
+                "good",
+                f"A gateway began to write: version {_said(detail, 'version')}, process {_said(detail, 'pid')} on {_said(detail, 'host')}.",
+            )
+        case "close":
+            lost = detail.get("dropped")
+            tail = f" {lost} were dropped, as the gaps before say." if lost else ""
+            return Ended("Stop", "note", f"It stopped cleanly after {_said(detail, 'written')} records.{tail}")
+        case "gap":
+            return Ended("Gap", "warn" if not detail.get("records") else "bad", _gap(detail))
+        case "damage":
+            return Ended(
+                "Damage", "bad", f"These bytes are no readable record: {event.why}. What comes before and after is not touched by it."
+            )
+    return Ended(event.kind, "note", "This viewer does not know this kind of event.")
+
+
+def _gap(detail: Mapping[str, Any]) -> str:
+    span = f"from {_said(detail, 'since')} to {_said(detail, 'until')}: {_said(detail, 'why')}."
+    if not detail.get("records"):
+        return f"Writing paused {span} Nothing was lost."
+    amount = detail.get("bytes")
+    about = f", about {size(amount)}" if isinstance(amount, int) else ""
+    return f"{_said(detail, 'records')} records of {_said(detail, 'exchanges')} exchanges{about}, were not kept {span} They were relayed all the same."
+
+
+def _said(detail: Mapping[str, Any], key: str) -> str:
+    value = detail.get(key)
+    return "unknown" if value is None or value == "" else str(value)

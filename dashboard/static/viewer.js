@@ -44,7 +44,8 @@ function renew(old, fresh) {
     const details = fresh.querySelector(`#${CSS.escape(id)}`);
     if (details) details.open = true;
   }
-  if (!old.isEqualNode(fresh)) {
+  const typing = old.contains(document.activeElement) && document.activeElement.matches("input, select");
+  if (!typing && !old.isEqualNode(fresh)) {
     const scrolled = old.querySelector("[tabindex]")?.scrollTop;
     old.replaceChildren(...fresh.childNodes);
     const scroller = old.querySelector("[tabindex]");
@@ -58,20 +59,21 @@ function renewRows(rows, fresh) {
   for (const row of [...fresh.children]) {
     const had = known.get(row.dataset.key);
     known.delete(row.dataset.key);
-    const kept = had && had.isEqualNode(row);
-    if (kept && had === place) {
-      place = place.nextElementSibling;
-      continue;
+    const next = had?.isEqualNode(row) ? had : row;
+    if (had && next !== had) {
+      if (had === place) place = had.nextElementSibling;
+      had.remove();
     }
-    if (had && !kept) {
-      if (had === place) place = place.nextElementSibling;
-      had.replaceWith(row);
-      if (row.nextElementSibling !== place) rows.insertBefore(row, place);
-      continue;
-    }
-    rows.insertBefore(kept ? had : row, place);
+    if (next === place) place = place.nextElementSibling;
+    else rows.insertBefore(next, place);
+    if (!had) flash(next);
   }
   for (const row of known.values()) row.remove();
+}
+
+function flash(row) {
+  row.classList.add("fresh");
+  row.addEventListener("animationend", () => row.classList.remove("fresh"), { once: true });
 }
 
 function show(page) {
@@ -85,10 +87,11 @@ function show(page) {
   }
 }
 
-/** Look for news once a second while someone looks; more and more rarely while nobody answers. */
+/** Look for news while someone looks; more and more rarely while nobody answers. */
 async function follow() {
   let tag = null;
-  let pause = 1000;
+  const often = Number(document.body.dataset.live) || 1000;
+  let pause = often;
   for (;;) {
     await new Promise((wake) => setTimeout(wake, pause));
     if (document.hidden) {
@@ -104,7 +107,7 @@ async function follow() {
     }
     const answered = status === 200 || status === 304;
     say(answered ? "Live" : "Viewer not reached", !answered);
-    pause = answered ? 1000 : Math.min(pause * 2, 15000);
+    pause = answered ? often : Math.min(pause * 2, 15000);
   }
 }
 

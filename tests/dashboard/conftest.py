@@ -1,4 +1,4 @@
-"""What the viewer's tests share: a real Chromium, spoken to over its DevTools socket, and a server that counts who comes."""
+"""What the viewer's tests share: archives really written, the viewer really served, and a Chromium spoken to over its DevTools socket."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
+
+from archive.record import Body, Client, End, EndReason, Message, Record, Redaction, Request, Response, Timing, Upstream, id_text, new_id
+from archive.writer import Writer
+from dashboard.app import create_app
+from dashboard.guard import local_hosts
+
+TOKEN = "a-token-of-the-tests-0123456789"
 
 FLAGS = [
     "--headless",
@@ -92,7 +105,7 @@ class Tab:
 
     async def shoot(self, path: Path, *, whole: bool = False) -> None:
         shot = await self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        path.write_bytes(base64.b64decode(shot["data"]))  # noqa: ASYNC240  a test's loop may wait for a file
 
 
 class Browser:
@@ -128,7 +141,9 @@ class Browser:
         number = next(self._numbers)
         waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
-        await self._socket.send(json.dumps({"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})))
+        await self._socket.send(
+            json.dumps({"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {}))
+        )
         return await asyncio.wait_for(waiting, 30)
 
     async def tab(self) -> Tab:
@@ -151,7 +166,13 @@ async def chromium(profile: Path) -> AsyncIterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert program, "these tests need chromium on the PATH: apt-get install chromium"
     process = await asyncio.create_subprocess_exec(
-        program, *FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+        program,
+        *FLAGS,
+        f"--user-data-dir={profile}",
+        "about:blank",
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         assert process.stderr is not None
@@ -171,7 +192,124 @@ async def chromium(profile: Path) -> AsyncIterator[Browser]:
         await drain
     finally:
         if process.returncode is None:
-            import os
-
             os.killpg(process.pid, signal.SIGKILL)  # its own group: start_new_session above
             await process.wait()
+
+
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
+    async with chromium(tmp_path / "chromium") as browser:
+        yield browser
+
+
+def exchange(
+    *,
+    ago: float = 0.0,
+    method: bytes = b"POST",
+    target: bytes = b"/openai/v1/chat/completions",
+    route: str = "openai",
+    sent: bytes | None = b'{"model":"gpt-5.2","messages":[]}',
+    received: bytes | None = b'{"choices":[]}',
+    status: int | None = 200,
+    request_headers: Sequence[tuple[bytes, bytes]] = ((b"Content-Type", b"application/json"),),
+    response_headers: Sequence[tuple[bytes, bytes]] = ((b"Content-Type", b"application/json"),),
+    encoding: str = "",
+    marks: Sequence[tuple[int, float]] = ((0, 120.0),),
+    messages: Sequence[Message] = (),
+    end: End | None = End(EndReason.COMPLETE),  # noqa: B008  never changed by anyone
+    **others: Any,
+) -> Record:
+    """A record such as the gateway hands over, of an exchange that began `ago` seconds ago."""
+    at = time.time() - ago
+    return Record(
+        id=new_id(int(at * 1000)),
+        part=0,
+        at=at,
+        client=Client("127.0.0.1:50000"),
+        upstream=Upstream(route, f"https://{route}.example"),
+        request=Request(method, target, [*request_headers]),
+        request_body=None if sent is None else Body([sent], ended=True),
+        response=None if status is None else Response(status, [*response_headers], b"OK" if status == 200 else b""),
+        response_body=None if received is None else Body([received], encoding=encoding, ended=end is not None),
+        messages=[*messages],
+        timing=Timing(120.0 if status else None, 480.0 if end else None, [*marks] if received else []),
+        end=end,
+        **others,
+    )
+
+
+def write(folder: Path, records: Iterable[Record]) -> list[str]:
+    """Write `records` with the real writer; returns their ids."""
+    writer = Writer(folder, version="0.0.test", min_free=0)
+    writer.start()
+    ids = []
+    for record in records:
+        ids.append(id_text(record.id))
+        assert writer.put(record)
+    assert writer.close(10)
+    return ids
+
+
+@dataclass
+class Viewer:
+    """A viewer that is being served, and a client that has its cookie not yet."""
+
+    port: int
+    folder: Path
+    client: httpx.AsyncClient
+    bearer: dict[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {TOKEN}"})
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def way_in(self) -> str:
+        return f"{self.origin}/?token={TOKEN}"
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET with the token."""
+        return await self.client.get(path, headers=self.bearer | options.pop("headers", {}), **options)
+
+    async def page(self, path: str, **options: Any) -> str:
+        answer = await self.get(path, **options)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    async def raw(self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> tuple[int, bytes]:
+        """GET a target exactly as it is spelt, which no client library would send. Returns status and body."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        fields = [
+            (b"Host", b"127.0.0.1:%d" % self.port),
+            (b"Authorization", b"Bearer " + TOKEN.encode()),
+            (b"Connection", b"close"),
+            *headers,
+        ]
+        writer.write(b"GET " + target + b" HTTP/1.1\r\n" + b"".join(b"%b: %b\r\n" % it for it in fields) + b"\r\n")
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split(b" ")[1]), body
+
+
+@contextlib.asynccontextmanager
+async def serve(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
+    """The viewer of `folder` on a port of its own, on this test's loop, where whatever blocks is found out."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        app = create_app(folder, token=TOKEN, hosts=local_hosts(port), **options)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2)
+        )
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  pytest's signals stay its own
+        task = asyncio.create_task(server.serve([listener]))
+        try:
+            async with asyncio.timeout(10):
+                while not server.started:
+                    await asyncio.sleep(0.01)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+                yield Viewer(port, folder, client)
+        finally:
+            server.should_exit = True
+            await task
