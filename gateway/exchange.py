@@ -270,6 +270,7 @@ class Exchange:
                 self.relay.loop.call_soon(self.upstream_lost, "the upstream switched protocols unasked")
                 return
             self.tunnel = True
+            self._status = 101
             out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode()))
             return
         if head.status < 200:
