@@ -36,6 +36,16 @@ async def wait_for(condition: Callable[[], T | Awaitable[T]], deadline: float = 
         await asyncio.sleep(0.005)
 
 
+def wait_for_sync(condition: Callable[[], T], deadline: float = PATIENCE) -> T:
+    """`wait_for` without an event loop."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"still not so after {deadline} s: {_source(condition)}")
+        time.sleep(0.005)
+    return value
+
+
 def _source(condition: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(condition).strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,40 @@ def archive_lines(folder: Path) -> list[Archived]:
     for exchange in found.values():
         exchange.parts.sort(key=lambda part: part["part"])
     return list(found.values())
+
+
+OPCODES = {1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
+
+
+def frames_in(stream: bytes, *, deflated: bool = False) -> list[tuple[str, bytes]]:
+    """(type, payload) of every whole websocket message in `stream` (RFC 6455 section 5.2), fragments joined, masks and deflate undone.
+
+    A close frame's payload is its reason, without the code in front.
+    """
+    inflate = zlib.decompressobj(-15)
+    found: list[tuple[str, bytes]] = []
+    kind, compressed, message = "", False, b""
+    while len(stream) >= 2:
+        first, second = stream[0], stream[1]
+        wide = {126: 2, 127: 8}.get(second & 0x7F, 0)
+        length = int.from_bytes(stream[2 : 2 + wide]) if wide else second & 0x7F
+        mask_end = 2 + wide + (4 if second & 0x80 else 0)
+        mask, payload, stream = stream[2 + wide : mask_end], stream[mask_end : mask_end + length], stream[mask_end + length :]
+        if mask:
+            payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+        opcode = first & 0x0F
+        if opcode >= 8:
+            found.append((OPCODES[opcode], payload[2:] if opcode == 8 else payload))
+            continue
+        if opcode:
+            kind, compressed, message = OPCODES[opcode], deflated and bool(first & 0x40), b""
+        message += payload
+        if first & 0x80:
+            # RFC 7692 section 7.2.2: the four bytes every sender leaves out. One decompressor for all: context takeover is the default.
+            found.append((kind, inflate.decompress(message + b"\x00\x00\xff\xff") if compressed else message))
+    return found
+
+
+def message_bytes(message: dict[str, Any]) -> bytes:
+    """The payload of an archived websocket message."""
+    return slice_bytes(message)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rawsockets import Connection, Crossing, RawUpstream, Tap, connect, raw_request, wait_for
+from rawsockets import Connection, Crossing, RawUpstream, Tap, connect, raw_request, wait_for, wait_for_sync
 from readback import Archived, Message, archive_lines, archive_records
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "gateway",
     "raw_request",
     "wait_for",
+    "wait_for_sync",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
