@@ -6,6 +6,7 @@ opened here and nothing is written.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -20,7 +21,7 @@ try:
 except ImportError:  # no wheel for this machine: four times slower, the same format
     import zlib as _fast  # type: ignore[no-redef]
 
-__all__ = ["FORMAT_VERSION", "HEADER_LENGTH", "TRAILER_LENGTH", "Damage", "Found", "Tag", "pack", "read_tag", "scan", "unpack"]
+__all__ = ["FORMAT_VERSION", "HEADER_LENGTH", "TRAILER_LENGTH", "Damage", "Found", "Tag", "data_from", "pack", "read_tag", "scan", "unpack"]
 
 _InflateError: Final = cast(type[Exception], _fast.error)
 
@@ -171,6 +172,16 @@ def _broken(at: int, tag: Tag | None, end: int, *, torn: bool) -> Iterator[Found
             yield Damage(at + tag.length, end - at - tag.length, "no member begins here", torn)
 
 
+def data_from(fd: int, at: int) -> int | None:
+    """Where the next bytes that are no hole of a sparse file begin; None when only a hole follows. Moves the file's position."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        return at  # a file system that does not know
+
+
 class _Window:
     """A file's bytes a stretch at a time: one system call for many small members, one small one for each large member."""
 
@@ -199,6 +210,10 @@ class _Window:
     def search(self, at: int) -> int | None:
         """Where the next member's header begins, at `at` or after; None when there is none. Memory stays bounded."""
         while at + HEADER_LENGTH <= self.size:
+            data_at = self._data_from(at)
+            if data_at is None:
+                return None
+            at = data_at  # no header begins in a hole
             data = self._read(at, _SEARCH)
             found = data.find(_PREFIX)
             while found >= 0:
@@ -212,11 +227,17 @@ class _Window:
             at += len(data) - HEADER_LENGTH + 1
         return None
 
+    def _data_from(self, at: int) -> int | None:
+        try:
+            return data_from(self._file.fileno(), at)
+        except OSError:  # a BytesIO has no descriptor, and no holes
+            return at
+
     def _read(self, at: int, length: int) -> bytes:
         length = min(length, self.size - at)
         try:
             number = self._file.fileno()
-        except OSError:  # a BytesIO has no descriptor
+        except OSError:
             self._file.seek(at)
             data = self._file.read(length)
         else:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from archive.errors import DamagedMember, Unwritable
-from archive.member import Found, scan, unpack
+from archive.member import Found, data_from, scan, unpack
 
 __all__ = ["QUARANTINE", "SEGMENT_NAME", "Appended", "Appender", "make_folder", "segment_name", "segments"]
 
@@ -33,7 +33,6 @@ QUARANTINE: Final = "quarantine"
 _CHECKED: Final = 64 << 20
 """The last member's line is inflated up to this much to check it; a longer one is trusted by its header alone."""
 _COPY: Final = 1 << 20
-_ZEROS: Final = bytes(_COPY)
 _BATCH: Final = 1024
 """Members in one writev: IOV_MAX of Linux, macOS and the BSDs."""
 _DOUBTED: Final = 64
@@ -133,7 +132,9 @@ class Appender:
             return None
         try:
             with self._locked(found[-1].name):
-                return self._check_end()
+                set_aside = self._check_end()
+                self._unlink_if_empty()
+                return set_aside
         finally:
             self._forget()
             self._name = ""  # looked at, not written to: it does not bind us to its hour
@@ -285,10 +286,17 @@ class Appender:
             if error is not None:
                 try:
                     os.ftruncate(self._fd, self._end)
+                    self._unlink_if_empty()
                 except OSError:
                     self._forget()  # the torn end is found, and set aside, when the segment is next opened
                 return count, error
         return count, None
+
+    def _unlink_if_empty(self) -> None:
+        """No bytes are no gzip: `zcat` would call it an error. Who waits for the lock will see that the file is gone."""
+        if self._end == 0:
+            (self._folder / self._name).unlink()
+            self._forget()
 
     def _sync_folder(self) -> OSError | None:
         try:
@@ -329,16 +337,12 @@ def _write_batch(fd: int, members: Sequence[bytes]) -> tuple[int, int, OSError |
 
 
 def _copy(source: int, start: int, end: int, target: int) -> None:
-    """Copy bytes as they are; stretches of zeros (what a power loss leaves) become holes, so gigabytes of them cost nothing."""
-    at = start
-    while at < end:
+    """Copy bytes as they are and holes as holes: a power loss can leave gigabytes of them, which then cost nothing."""
+    at = data_from(source, start)
+    while at is not None and at < end:
         data = os.pread(source, min(_COPY, end - at), at)
         if not data:
             break
-        if data != _ZEROS[: len(data)]:
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(target, view, at - start + len(data) - len(view))
-                view = view[written:]
-        at += len(data)
-    os.ftruncate(target, at - start)
+        written = os.pwrite(target, data, at - start)
+        at = data_from(source, at + written)
+    os.ftruncate(target, end - start)
