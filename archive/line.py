@@ -60,7 +60,7 @@ def to_line(record: Record, *, writer: str, seq: int, decode_limit: int = DEFAUL
     last = record.end is not None
     request_body = _body(record.request_body, last, decode_limit)
     response_body = _body(record.response_body, last, decode_limit)
-    if not (last or messages or record.request or record.response or record.redactions or request_body or response_body):
+    if not (last or messages or record.request or record.response or record.redactions or _keeps(record)):
         return None
     return _dumps(
         {
@@ -189,11 +189,17 @@ def _text(data: bytes) -> tuple[str | None, str | None]:
 # Bodies: decoded text where it is text.
 
 
+def _keeps(record: Record) -> bool:
+    """Whether a body says anything beyond what its hash and size take in. (A function for messages was given for a reason, too.)"""
+    bodies = [body for body in (record.request_body, record.response_body) if body is not None]
+    return callable(record.messages) or any(body.chunks or body.ended for body in bodies)
+
+
 def _body(body: Body | None, last: bool, decode_limit: int) -> Json | None:
     if body is None:
         return None
     part = take(body, last=last, limit=decode_limit)
-    if not (body.chunks or last or body.ended) and body.unkept:
+    if not (part.size or last or body.ended):
         return None
     text, base64, head, tail = _sliced(part)
     return {
