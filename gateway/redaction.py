@@ -51,7 +51,10 @@ class _Do(Enum):
     SCHEME = "scheme"
     PROTOCOL = "protocol"
     NAME = "name"
+    FAILED = "failed"
 
+
+_RULE_NAMES = {_Do.HIDE: "name", _Do.NAME: "name", _Do.SCHEME: "authorization", _Do.FAILED: "failed-closed"}
 
 Found = Callable[[str, str], None]
 """Told of each removal: what (folded name or "value") and by which rule."""
@@ -65,22 +68,10 @@ def redact_headers(headers: Fields, where: str) -> tuple[list[tuple[bytes, bytes
     for header in headers:
         name, value = header
         do = known.get(name)
-        if do is None:
-            do = _classify(name)
-        if do is _Do.KEEP or not value:
+        if do is _Do.KEEP:
             kept.append(header)
-            continue
-        label = "[redacted]" if do is _Do.NAME else name.decode("latin-1").lower()
-
-        def found(_what: str, rule: str, label: str = label) -> None:
-            key = (f"{where}.{label}", rule)
-            removed[key] = removed.get(key, 0) + 1
-
-        try:
-            kept.append((_REDACTED if do is _Do.NAME else name, _value(do, value, found)))
-        except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
-            found("value", "failed-closed")
-            kept.append((_REDACTED if do is _Do.NAME else name, _REDACTED))
+        else:
+            kept.append(_field(do, name, value, where, removed))
     if not removed:
         return kept, []
     return kept, [Redaction(place, rule, count) for (place, rule), count in removed.items()]
@@ -122,6 +113,27 @@ def redact_text(text: str) -> str:
 
 
 def _ignore(_what: str, _rule: str) -> None: ...
+
+
+def _field(do: _Do | None, name: bytes, value: bytes, where: str, removed: dict[tuple[str, str], int]) -> tuple[bytes, bytes]:
+    """One header without its credential; `removed` is counted up. Whatever fails takes the value with it, and the name if need be."""
+    try:
+        do = do or _classify(name)
+    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+        do = _Do.FAILED
+    if not value and do not in (_Do.NAME, _Do.FAILED):
+        return name, value
+    kept, label = (_REDACTED, REDACTED) if do in (_Do.NAME, _Do.FAILED) else (name, name.decode("latin-1").lower())
+
+    def found(_what: str, rule: str) -> None:
+        key = (f"{where}.{label}", rule)
+        removed[key] = removed.get(key, 0) + 1
+
+    try:
+        return kept, _value(do, value, found)
+    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+        found("value", "failed-closed")
+        return kept, _REDACTED
 
 
 # --- Names ---
@@ -209,6 +221,8 @@ def _decode(data: bytes) -> bytes | None:
 
 def _value(do: _Do, value: bytes, found: Found) -> bytes:
     """A header's value as its name demands."""
+    if do is _Do.KEEP:
+        return value
     if do is _Do.LOOK:
         return _look(value, found)
     if do is _Do.PROTOCOL:
@@ -218,10 +232,8 @@ def _value(do: _Do, value: bytes, found: Found) -> bytes:
         if scheme.lower() in rules.SCHEMES:
             if not rest.strip():
                 return value
-            found("value", "authorization")
-            return scheme + b" " + _REDACTED
-    found("value", "name" if do is not _Do.SCHEME else "authorization")
-    return _REDACTED
+            return _hidden(scheme + b" " + _REDACTED, "authorization", found)
+    return _hidden(_REDACTED, _RULE_NAMES[do], found)
 
 
 def _protocol(item: bytes, found: Found) -> bytes:
