@@ -6,6 +6,7 @@ Works on two taps (before and behind the gateway) and an archive folder, knows n
 from __future__ import annotations
 
 import hashlib
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,11 @@ from typing import Any
 import brotli
 from rawsockets import Crossing, Tap
 from readback import Archived, Message, archive_lines, frames_in, message_bytes, take
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 """RFC 9110 section 7.6.1; those named in Connection come on top."""
@@ -79,6 +85,8 @@ def undone(body: bytes, codings: list[bytes]) -> bytes:
             return zlib.decompressobj(31).decompress(body)
         case b"br":
             return brotli.Decompressor().process(body)
+        case b"zstd":
+            return zstd.decompress(body)
         case other:
             raise AssertionError(f"no yardstick for {other!r}")
 
