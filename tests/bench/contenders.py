@@ -179,6 +179,7 @@ class Running:
                 self.stop()
                 raise RuntimeError(f"{contender.name} does not relay: {log.read_text()[-2000:]}")
             time.sleep(0.02)
+        self.idle_mb = self.tree.rss() if self.tree else 0.0
 
     def _relays(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -84,7 +84,7 @@ class Tree:
                 continue
         return total * PAGE / 1e6
 
-    def settle(self, *, quiet: float = 0.25, limit: float = 30.0) -> None:
+    def settle(self, quiet: float, limit: float = 30.0) -> None:
         """Wait until the tree does nothing more (at most one tick per `quiet` seconds), for at most `limit` seconds."""
         deadline = time.monotonic() + limit
         before = self.cpu()

@@ -63,7 +63,7 @@ def main() -> int:
             load.start()
             threading.Event().wait(bench.scale.warm_up + 1)
             assert running.tree
-            text = sample(sampler, running.tree.process.pid, arguments, folder)
+            text = sample(sampler, running.tree.pids(), arguments, folder)
             load.join()
         finally:
             running.stop()
@@ -72,19 +72,46 @@ def main() -> int:
     return 0
 
 
-def sample(sampler: str, pid: int, arguments: argparse.Namespace, folder: Path) -> str:
-    """Watch `pid` and say where its time went. Raises CalledProcessError where the sampler fails."""
+def sample(sampler: str, pids: list[int], arguments: argparse.Namespace, folder: Path) -> str:
+    """Watch `pids`, the first of them the others' ancestor, and say where its time went. Raises CalledProcessError where the sampler fails."""
     seconds = max(1, round(arguments.seconds) - 1)
     if arguments.perf:
         data = str(folder / "perf.data")
-        record = ["perf", "record", "-q", "-F", str(arguments.rate), "-p", str(pid), "-o", data, "--", "sleep", str(seconds)]
+        record = [
+            "perf",
+            "record",
+            "-q",
+            "-F",
+            str(arguments.rate),
+            "-p",
+            ",".join(map(str, pids)),
+            "-o",
+            data,
+            "--",
+            "sleep",
+            str(seconds),
+        ]
         subprocess.run(record, check=True, capture_output=True)
         shown = ["perf", "report", "-i", data, "--stdio", "--percent-limit", "0.5", "--sort"]
         reports = [subprocess.run([*shown, by], check=True, capture_output=True, text=True).stdout for by in ("dso", "dso,symbol")]
         lines = "\n".join(reports).splitlines()
         return "\n".join(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#"))
     stacks = folder / "stacks.txt"
-    command = [sampler, "record", "-p", str(pid), "-d", str(seconds), "-r", str(arguments.rate), "-f", "raw", "-o", str(stacks)]
+    command = [
+        sampler,
+        "record",
+        "--subprocesses",
+        "-p",
+        str(pids[0]),
+        "-d",
+        str(seconds),
+        "-r",
+        str(arguments.rate),
+        "-f",
+        "raw",
+        "-o",
+        str(stacks),
+    ]
     subprocess.run(command + (["--native"] if arguments.native else []), check=True, capture_output=True)
     if arguments.keep:
         shutil.copy(stacks, arguments.keep)

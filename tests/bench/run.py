@@ -28,6 +28,8 @@ from contenders import CONTENDERS, Contender, Running, answers, start_origin
 from processes import cores
 from workloads import FULL, HEADS, QUICK, SMOKE, WORKLOADS, Bench, Figures, Workload, write_body
 
+ENOUGH = 0.85
+"""A proxy that had less of its core at saturation was held back by something else."""
 CONNECTIONS = 32
 """Requests that may be under way when the load breaks off: that many may be in one count and not in the other."""
 
@@ -43,7 +45,7 @@ def main() -> int:
     scale = SMOKE if arguments.smoke else QUICK if arguments.quick else FULL
     if arguments.rounds:
         scale = replace(scale, rounds=arguments.rounds)
-    contenders, workloads = chosen(arguments.only)
+    contenders, workloads = chosen(arguments.only, quick=arguments.quick)
     proxy_cores, load_cores = cores()
     notes = [f"not measured: {why}" for contender in contenders if (why := contender.missing())]
     contenders = [contender for contender in contenders if not contender.missing()]
@@ -100,10 +102,10 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16384)), hard))
 
 
-def chosen(only: list[str]) -> tuple[list[Contender], list[Workload]]:
-    """The contenders and workloads that are named; of either kind all, where none of it is named."""
-    contenders = [c for c in CONTENDERS if c.name in only] or list(CONTENDERS)
-    workloads = [w for w in WORKLOADS if w.name in only] or list(WORKLOADS)
+def chosen(only: list[str], *, quick: bool) -> tuple[list[Contender], list[Workload]]:
+    """The contenders and workloads that are named; of either kind all, or those of a quick look, where none of it is named."""
+    contenders = [c for c in CONTENDERS if c.name in only] or [c for c in CONTENDERS if not (quick and c.all_cores)]
+    workloads = [w for w in WORKLOADS if w.name in only] or [w for w in WORKLOADS if w.quick or not quick]
     return contenders, workloads
 
 
@@ -125,6 +127,9 @@ def rounds(bench: Bench, contenders: list[Contender], workloads: list[Workload],
                     notes.append(f"{contender.name}, {workload.name}: {figures['errors']:.0f} failed requests")
                 if figures.get("late"):
                     notes.append(f"{contender.name}, {workload.name}: {figures['late']:.0f} requests could not begin in time")
+                if workload.saturates and figures.get("busy", 1) < ENOUGH and not contender.all_cores:
+                    busy = f"{figures['busy']:.0%}"
+                    notes.append(f"{contender.name}, {workload.name}: had only {busy} of its core; load or neighbours held it back")
                 cells.append({"round": number, "contender": contender.name, "workload": workload.name, "figures": figures})
     return cells
 
@@ -139,7 +144,7 @@ def cell(bench: Bench, contender: Contender, workload: Workload, on: str) -> Fig
             figures = workload.run(bench, running)
         finally:
             running.stop()
-        if contender.records and workload.ledger:
+        if contender.records and workload.saturates:
             kept, dropped = ledger.totals(Path(name) / "archive")
             missing = bench.relayed() - before - 1 - kept - dropped
             figures |= {"kept": kept, "dropped": dropped, "unaccounted": max(0, abs(missing) - 2 * CONNECTIONS)}

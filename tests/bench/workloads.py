@@ -56,14 +56,26 @@ class Scale:
     """Streams at once in `paced`."""
     events: int = 300
     pause: float = 0.01
+    quiet: float = 0.25
+    """A tree that does nothing for so long has settled."""
     json_rate: float = 1000.0
     upload_rate: float = 200.0
 
 
 FULL = Scale(seconds=5, warm_up=0.7, rounds=3, crowd=1000, crowd_events=30, crowd_pause=1.0, paced=100)
-QUICK = Scale(seconds=0.8, warm_up=0.2, rounds=1, crowd=200, crowd_events=10, crowd_pause=0.15, paced=50, events=100, pause=0.01)
+QUICK = Scale(seconds=1, warm_up=0.2, rounds=1, crowd=200, crowd_events=10, crowd_pause=0.1, paced=50, events=100, quiet=0.1)
 SMOKE = Scale(
-    seconds=0.2, warm_up=0.05, rounds=1, crowd=8, crowd_events=3, crowd_pause=0.02, paced=4, events=10, json_rate=50, upload_rate=20
+    seconds=0.2,
+    warm_up=0.05,
+    rounds=1,
+    crowd=8,
+    crowd_events=3,
+    crowd_pause=0.02,
+    paced=4,
+    events=10,
+    quiet=0.05,
+    json_rate=50,
+    upload_rate=20,
 )
 
 
@@ -101,15 +113,18 @@ def write_body(path: Path, size: int = 204800) -> Path:
 
 def wrk(bench: Bench, running: Running, path: str, *, body: bool, seconds: float) -> Figures:
     """As many requests as go through 32 connections. With wrk where it is, else with our own client (slower, so a ceiling for all)."""
-    url_path = running.contender.prefix + path
-    method = "POST" if body else "GET"
     if not shutil.which("wrk"):
-        return own(bench, running, mode="closed", path=path, method=method, body=str(bench.body) if body else "", seconds=seconds)
+        return own(bench, running, mode="closed", path=path, **request(bench, body), seconds=seconds)
     command = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(HERE / "wrk.lua")]
     for name, value in bench.headers:
         command += ["-H", f"{name}: {value}"]
-    command += [f"http://127.0.0.1:{running.port}{url_path}", "--", method, str(bench.body) if body else ""]
+    command += [f"http://127.0.0.1:{running.port}{running.contender.prefix}{path}", "--", *request(bench, body).values()]
     return _json_line(command, bench, seconds + 60)
+
+
+def request(bench: Bench, body: bool) -> dict[str, str]:
+    """The method and the body's file of a request with or without one."""
+    return {"method": "POST", "body": str(bench.body)} if body else {"method": "GET", "body": ""}
 
 
 def own(bench: Bench, running: Running, *, path: str, **plan: Any) -> Figures:
@@ -131,18 +146,19 @@ def measured(bench: Bench, running: Running, load: Callable[[], Figures]) -> Fig
     tree = running.tree
     if tree is None:
         return load()
-    tree.settle()
-    idle, cpu, origin_cpu = tree.rss(), tree.cpu(), bench.origin_tree.cpu()
+    tree.settle(bench.scale.quiet)
+    cpu, origin_cpu = tree.cpu(), bench.origin_tree.cpu()
     with PeakMemory(tree) as memory:
         figures = load()
         origin_cpu = bench.origin_tree.cpu() - origin_cpu
-        tree.settle()
+        tree.settle(bench.scale.quiet)
     cpu = tree.cpu() - cpu
     return {
         **figures,
         "cpu_s": cpu,
+        "busy": cpu / figures["seconds"] if figures["seconds"] else 0.0,
         "cpu_ms": cpu * 1e3 / figures["requests"] if figures["requests"] else 0.0,
-        "idle_mb": idle,
+        "idle_mb": running.idle_mb,
         "peak_mb": memory.peak,
         "origin_busy": origin_cpu / figures["seconds"] if figures["seconds"] else 0.0,
     }
@@ -150,7 +166,7 @@ def measured(bench: Bench, running: Running, load: Callable[[], Figures]) -> Fig
 
 def saturate(path: str, *, body: bool) -> Callable[[Bench, Running], Figures]:
     def workload(bench: Bench, running: Running) -> Figures:
-        wrk(bench, running, path, body=body, seconds=bench.scale.warm_up)
+        own(bench, running, mode="closed", path=path, **request(bench, body), seconds=bench.scale.warm_up)
         figures = measured(bench, running, lambda: wrk(bench, running, path, body=body, seconds=bench.scale.seconds))
         figures["per_s"] = figures["requests"] / figures["seconds"]
         return figures
@@ -161,8 +177,7 @@ def saturate(path: str, *, body: bool) -> Callable[[Bench, Running], Figures]:
 def steady(path: str, *, body: bool) -> Callable[[Bench, Running], Figures]:
     def workload(bench: Bench, running: Running) -> Figures:
         rate = bench.scale.upload_rate if body else bench.scale.json_rate
-        plan: dict[str, Any] = {"mode": "rate", "path": path, "rate": rate, "method": "POST" if body else "GET"}
-        plan["body"] = str(bench.body) if body else ""
+        plan: dict[str, Any] = {"mode": "rate", "path": path, "rate": rate, **request(bench, body)}
         own(bench, running, seconds=bench.scale.warm_up, **plan)
         return measured(bench, running, lambda: own(bench, running, seconds=bench.scale.seconds, **plan))
 
@@ -207,21 +222,24 @@ def crowd(bench: Bench, running: Running) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One kind of load. `ledger`: count what a recording Verbatim archived against what the origin saw."""
+    """One kind of load."""
 
     name: str
     run: Callable[[Bench, Running], Figures]
-    ledger: bool = False
+    saturates: bool = False
+    """As much as goes: what a recording Verbatim archived is counted against what the origin saw."""
     both_cores: bool = False
     """Also for the contender that may use every core."""
+    quick: bool = False
+    """Also in a quick look."""
 
 
 WORKLOADS = (
-    Workload("json", saturate("/json", body=False), ledger=True, both_cores=True),
+    Workload("json", saturate("/json", body=False), saturates=True, both_cores=True, quick=True),
     Workload("json-rate", steady("/json", body=False)),
-    Workload("upload", saturate("/upload", body=True), ledger=True, both_cores=True),
+    Workload("upload", saturate("/upload", body=True), saturates=True, both_cores=True, quick=True),
     Workload("upload-rate", steady("/upload", body=True)),
-    Workload("sse", unpaced, ledger=True),
-    Workload("sse-paced", paced),
-    Workload("crowd", crowd),
+    Workload("sse", unpaced, saturates=True),
+    Workload("sse-paced", paced, quick=True),
+    Workload("crowd", crowd, quick=True),
 )
