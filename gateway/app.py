@@ -9,6 +9,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
+from types import FrameType
 from typing import Final, cast
 
 import uvicorn
@@ -59,7 +60,7 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
             await keeper.attach()
         on_ready()
         yield
-        relay.stop()
+        await relay.stop()
 
     async def index(request: Request) -> Response:
         base = f"http://{request.headers.get('host', '127.0.0.1')}"
@@ -81,15 +82,20 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
             }
         )
 
-    async def unknown(request: Request) -> Response:
+    async def unknown(request: Request, error: Exception) -> Response:
         known = ", ".join(f"/{name}" for name in relay.routes.routes)
         fields, body = answer(GatewayError(404, "no_route", f"no route for this path; there are: {known}"), "openai", "")
         return Response(body, 404, {name.decode(): value.decode() for name, value in fields if name != b"x-verbatim-id"})
 
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    return Starlette(
-        routes=[Page("/", index), Page("/_verbatim/health", health), Page("/{path:path}", unknown, methods=methods)], lifespan=lifespan
-    )
+    return Starlette(routes=[Page("/", index), Page("/_verbatim/health", health)], exception_handlers={404: unknown}, lifespan=lifespan)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, for which a second signal of any kind ends the draining."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
 
 
 def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | None, on_ready: Callable[[], None]) -> None:
@@ -112,13 +118,13 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
 
     async def serve() -> None:
         try:
             await server.serve(sockets)
         finally:
-            relay.stop()
+            await relay.stop()  # once more: a second signal skips the lifespan's end
             if keeper is not None and not await keeper.close(max(1.0, settings.grace)):
                 log.error("not everything was on the disk in time; the archive's gap records say what is missing")
 

@@ -40,6 +40,9 @@ HOLD_AT_MOST: Final = 0.25
 HOLD_STEP: Final = 0.005
 """Seconds between two offers of a record that waits: a queue of small records drains thousands in that time."""
 
+TAIL: Final = len(b"data: [DONE]\r\n\r\n")
+"""Bytes of a response's end kept, to know an event stream's last event."""
+
 DIAL_BUFFER: Final = 64 << 10
 """Bytes of a request kept while its upstream is being dialled; beyond it the client is not read, which also hides its leaving."""
 
@@ -61,7 +64,6 @@ class Exchange:
     """From one request head to the end of its response. Lives on the event loop; never blocks; `gateway.upstream.User`."""
 
     __slots__ = (
-        "_chunked",
         "_coding",
         "_connecting",
         "_continued",
@@ -123,7 +125,7 @@ class Exchange:
     def start(self) -> bytes:
         """Get a connection; the request head to send on it."""
         head, target = self._head, self.target
-        upgrade = head.upgrade == b"websocket"
+        upgrade = head.upgrade == b"websocket"  # on a connection of its own: it will not come back to the pool
         connection = None if upgrade else self.relay.pool.take(target.route, self.started)
         if connection is not None:
             self._attach(connection)
@@ -174,7 +176,7 @@ class Exchange:
         """The client has gone: the upstream is to stop at once, so that nobody pays for an answer nobody reads."""
         if self.over:
             return
-        if self._tail.endswith(b"data: [DONE]\n\n"):  # openai-python closes right after the last event: all of it was read
+        if self._tail.rstrip().endswith(b"data: [DONE]"):  # openai-python closes right after the last event: all of it was read
             self._finish(EndReason.COMPLETE, "the client closed after [DONE]")
         elif self.tunnel:
             self._finish(EndReason.CLIENT_CLOSED, "the client closed the websocket's connection")
@@ -205,10 +207,9 @@ class Exchange:
             return
         self._connecting = None
         self._attach(connection)
-        if self._waiting:
-            connection.transport.write(b"".join(self._waiting))
-            self._waiting = []
-        self.client.hold(SLOW, False)
+        self.client.hold(SLOW, False)  # before writing, which may find the upstream slow and hold it again
+        waiting, self._waiting = self._waiting, []
+        connection.transport.write(b"".join(waiting))
 
     def _attach(self, connection: Connection) -> None:
         self.upstream = connection
@@ -226,7 +227,7 @@ class Exchange:
 
     def _continue(self) -> None:
         self._timer = None
-        if not self.over and self._response is None and not self._continued and not self._sent:
+        if not (self.over or self.request_done or self._continued or self._sent) and self._response is None:
             self._continued = True
             self.client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -246,6 +247,11 @@ class Exchange:
                 elif event.raw:
                     out += (b"%x\r\n" % len(event.raw), event.raw, b"\r\n")
             elif type(event) is Head:
+                if event.status == 101 and self._head.upgrade != b"websocket":
+                    assert self.upstream is not None
+                    self.upstream.abort()
+                    self.upstream_lost("the upstream switched protocols unasked")
+                    return
                 self._response_head(event, out)
                 coding = self._coding
             else:
@@ -266,9 +272,6 @@ class Exchange:
     def _response_head(self, head: Head, out: list[bytes]) -> None:
         client, old = self.client, self._head.version == b"HTTP/1.0"
         if head.status == 101:
-            if self._head.upgrade != b"websocket":
-                self.relay.loop.call_soon(self.upstream_lost, "the upstream switched protocols unasked")
-                return
             self.tunnel = True
             self._status = 101
             out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode()))
@@ -284,8 +287,8 @@ class Exchange:
             self._coding = Coding.PAYLOAD if old else Coding.AS_IT_CAME
         elif head.framing == "close":
             self._coding = Coding.PAYLOAD if old else Coding.CHUNKED
-        if old or client.closing or not self._head.keep_alive:
-            client.closing = True
+        if old or client.closing or not self._head.keep_alive or not self.request_done:
+            client.closing = True  # the last: an upload that is not all here may never be (RFC 9112 section 9.3)
         chunked = not old and head.framing in ("chunked", "close")
         out.append(headers.response_head(head, self.id.encode(), chunked=chunked, close=client.closing and not old))
 
@@ -293,8 +296,9 @@ class Exchange:
         self.heard = now = perf_counter()
         for event in events:
             if type(event) is Data and event.payload:
-                self.response_bytes += sum(map(len, event.payload))
-                self._tail = event.payload[-1]
+                payload = event.payload
+                self.response_bytes += sum(map(len, payload))
+                self._tail = payload[-1] if len(payload[-1]) >= TAIL else b"".join([self._tail[-TAIL:], *payload])
         capture = self.capture
         if capture is None:
             return
@@ -326,6 +330,7 @@ class Exchange:
         upstream, client = self.upstream, self.client
         assert upstream is not None
         upstream.tunnel = True
+        client.hold(AHEAD, False)
         early = client.reader.detach()
         if early:
             self.client_bytes(early)
@@ -383,14 +388,15 @@ class Exchange:
 
     def _cut(self, reason: EndReason, why: str, *, reset: bool = False) -> None:
         """End it so that the client cannot take it for whole: no last chunk, the connection closed short of its Content-Length."""
-        transport = self.client.transport
+        if self.over:
+            return
         self.client.closing = True
-        self._finish(reason, why)
         # Without framing a plain close would look like a proper end. A reset websocket is one on this side too.
         if (self._coding is Coding.PAYLOAD and not self.tunnel) or (self.tunnel and reset):
-            transport.abort()
+            self.client.reset()
         else:
-            transport.close()
+            self.client.transport.close()
+        self._finish(reason, why)
 
     def _answer(self, failure: GatewayError, reason: EndReason) -> None:
         """Verbatim's own answer, when no response has begun."""
@@ -404,7 +410,9 @@ class Exchange:
             fields.append((b"connection", b"close"))
         self._status = failure.status
         lines = [b"HTTP/1.1 %d %b" % (failure.status, phrase), *[name + b": " + value for name, value in fields], b"", b""]
-        client.transport.write(b"\r\n".join(lines) + (b"" if self._head.method == b"HEAD" else body))
+        if self._head.method == b"HEAD":
+            body = b""
+        client.transport.write(b"\r\n".join(lines) + body)
         self.response_bytes += len(body)
         if self.capture is not None:
             try:
@@ -420,18 +428,16 @@ class Exchange:
             return
         self.over = True
         relay, upstream, now = self.relay, self.upstream, perf_counter()
-        relay.exchanges.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         self.upstream = None
         if upstream is not None:
-            response = self._response
-            if reason is EndReason.COMPLETE and self.request_done and response is not None and response.keep_alive:
+            if self.tunnel and reason is EndReason.CLIENT_CLOSED:
+                upstream.close()  # after what is still to be sent: the close frame, say
+            elif reason is EndReason.COMPLETE and self.request_done and self._response is not None and self._response.keep_alive:
                 relay.pool.give(upstream, now)
-            elif reason is EndReason.CLIENT_CLOSED and self.tunnel:
-                upstream.close()
             else:
                 upstream.abort()
         if self.capture is not None:
@@ -466,6 +472,7 @@ class Exchange:
             self._let_go()
 
     def _let_go(self) -> None:
+        self.relay.exchanges.discard(self)
         if self.capture is not None:
             self.capture.on_full = None  # no reference cycle: an exchange is freed when it is over, not when the collector comes round
         self.client.exchange_over()

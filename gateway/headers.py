@@ -84,12 +84,16 @@ def interim_head(head: Head) -> bytes:
 def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: bytes | None = None) -> bytes:
     """A websocket handshake's head (RFC 6455 section 4): as `request_head` and `response_head`, but Connection and Upgrade cross too."""
     lines = [start]
+    dropped = HOP_BY_HOP | _named(head)
+    named = False
     for (name, value), lower in zip(head.headers, head.names, strict=True):
         if lower == b"host" and authority is not None:
             lines.append(name + b": " + authority)
         elif lower == b"connection":
-            lines.append(name + b": Upgrade")
-        elif (lower == b"upgrade" or lower not in HOP_BY_HOP) and not (authority and lower.startswith(RESERVED)):
+            if not named:
+                lines.append(name + b": Upgrade")
+            named = True
+        elif lower == b"upgrade" or (lower not in dropped and not (authority and lower.startswith(RESERVED))):
             lines.append(name + b": " + value)
     if id is not None:
         lines.append(b"x-verbatim-id: " + id)

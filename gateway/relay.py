@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from dataclasses import dataclass
 from time import perf_counter
@@ -23,7 +24,7 @@ from gateway.exchange import AHEAD, Exchange
 from gateway.logs import AccessLog
 from gateway.redaction import redact_target
 from gateway.routes import Routes, Target, valid_session
-from gateway.upstream import Pool
+from gateway.upstream import Pool, reset_at_close
 from gateway.wire import Data, End, Event, Head, Limits, ProtocolError, request_reader
 
 __all__ = ["ClientConnection", "Counters", "Relay"]
@@ -39,6 +40,9 @@ IDLE: Final = 75.0
 LINGER: Final = 2.0
 """Seconds a client's upload is still read, and thrown away, after an early answer, so that a reset does not overtake the answer
 (nginx's lingering_close, for the same reason)."""
+
+FLUSH: Final = 0.5
+"""Seconds the last bytes to clients may take when Verbatim stops."""
 
 AHEAD_LIMIT: Final = 64 << 10
 """Bytes of pipelined requests kept while one is answered. Reading goes on up to here so that the client's leaving is noticed."""
@@ -88,8 +92,8 @@ class Relay:
         self.loop = asyncio.get_running_loop()
         self._timer = self.loop.call_later(TICK, self._tick)
 
-    def stop(self) -> None:
-        """End what is still running, marked as cut by the shutdown; close all connections. Idempotent."""
+    async def stop(self) -> None:
+        """End what is still running, marked as cut by the shutdown; close all connections. Takes up to `FLUSH` seconds. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         for exchange in list(self.exchanges):
@@ -97,6 +101,13 @@ class Relay:
             if exchange.capture is not None:
                 exchange.capture.offer(last=True)
         self.pool.close()
+        for connection in list(self.connections):
+            connection.shutdown()
+        deadline = perf_counter() + FLUSH
+        while self.connections and perf_counter() < deadline:  # noqa: ASYNC110 - once; an event would cost every connection
+            await asyncio.sleep(0.005)
+        for connection in list(self.connections):
+            connection.transport.abort()
 
     def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None) -> ClientConnection:
         """What uvicorn calls for each connection."""
@@ -205,7 +216,10 @@ class ClientConnection(asyncio.Protocol):
             return
         if events:
             self._run(events)
-        elif exchange is not None and self.reader.waiting > AHEAD_LIMIT:
+        elif exchange is None:
+            if self.reader.waiting <= len(data):  # the first bytes of a head: the time it may take begins
+                self._since = perf_counter()
+        elif self.reader.waiting > AHEAD_LIMIT:
             self.hold(AHEAD, True)
 
     def eof_received(self) -> None:
@@ -214,6 +228,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._relay.connections.discard(self)
+        self.closing = True  # requests sent ahead are not begun any more
         if self.exchange is not None:
             self.exchange.client_lost()
 
@@ -241,6 +256,12 @@ class ClientConnection(asyncio.Protocol):
         if bool(before) != bool(self._holds) and not self.transport.is_closing():
             (self.transport.pause_reading if self._holds else self.transport.resume_reading)()
 
+    def reset(self) -> None:
+        """Break the connection so that the client sees it broken (RST) and takes nothing for whole."""
+        if not self.transport.is_closing():
+            reset_at_close(self.transport)
+        self.transport.abort()
+
     def linger(self) -> None:
         """The answer is out but the request is not all here: read on and throw away for a moment, then close."""
         self.closing = self._lingering = True
@@ -251,15 +272,14 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is None:
             return
         self.exchange = None
+        self._since = perf_counter()
         self.hold(self._holds, False)
         if self._lingering:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            self._finish_writing()
             return
         if self.closing:
             self.transport.close()
             return
-        self._since = perf_counter()
         try:
             events = self.reader.next()
         except ProtocolError as error:
@@ -270,11 +290,18 @@ class ClientConnection(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Timeouts, about once a second."""
+        transport = self.transport
         if self._lingering:
-            if now - self._since > LINGER:
-                self.transport.abort()
-        elif self.exchange is None and now - self._since > (self._relay.header_timeout if self.reader.waiting else IDLE):
-            self.transport.close()
+            if self.exchange is None and now - self._since > LINGER:
+                transport.abort()
+        elif self.exchange is not None:
+            if self._holds and not transport.is_closing() and _has_left(transport):
+                transport.abort()  # while it is not read its leaving does not show otherwise
+        elif now - self._since > (self._relay.header_timeout if self.reader.waiting and not self.closing else IDLE):
+            if transport.is_closing():  # what is left of the answer finds no taker
+                transport.abort()
+            self._since = now
+            transport.close()
 
     # Requests
 
@@ -303,15 +330,20 @@ class ClientConnection(asyncio.Protocol):
         exchange.sent(events, perf_counter())
 
     def _own_page(self, head: Head, events: list[Event]) -> None:
-        """Not for an upstream: the rest of this connection belongs to the Starlette app, under uvicorn's own protocol class."""
-        lines = [b"%b %b %b" % (head.method, head.target, head.version), *[name + b": " + value for name, value in head.headers], b"", b""]
+        """Not for an upstream: this request and the connection belong to the Starlette app now, under uvicorn's own protocol class.
+
+        It answers this one request and closes: a client that keeps its connections may ask for a route next, which the app has not.
+        """
+        fields = [name + b": " + value for (name, value), lower in zip(head.headers, head.names, strict=True) if lower != b"connection"]
+        lines = [b"%b %b %b" % (head.method, head.target, head.version), *fields, b"Connection: close", b"", b""]
         raw = [event.raw for event in events if not isinstance(event, Head)]
+        self.reader.detach()
         self._connections.discard(self)
         self._relay.connections.discard(self)
         protocol = HttpToolsProtocol(self._config, self._state, self._app_state, self._relay.loop)
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        protocol.data_received(b"\r\n".join(lines) + b"".join(raw) + self.reader.detach())
+        protocol.data_received(b"\r\n".join(lines) + b"".join(raw))
 
     def _refuse(self, error: ProtocolError) -> None:
         """What came is no acceptable HTTP: say so and close; an exchange that runs is broken off."""
@@ -324,8 +356,18 @@ class ClientConnection(asyncio.Protocol):
         lines = [b"HTTP/1.1 %d %b" % (error.status, reason_phrase(error.status)), *[name + b": " + value for name, value in fields]]
         self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", b""]) + body)
         self.linger()
-        if self.transport.can_write_eof():
+        self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed or broken a connection that is not read just now."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # errors and hang-ups are always told
+    return bool(poll.poll(0))
 
 
 def _session(head: Head, target: Target) -> tuple[str | None, str | None]:

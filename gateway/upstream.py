@@ -6,6 +6,7 @@ import asyncio
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from functools import cache
 from typing import Final, Protocol, cast
@@ -16,7 +17,7 @@ from gateway.errors import GatewayError
 from gateway.routes import Route
 from gateway.wire import Event, Limits, ProtocolError, Reader, response_reader
 
-__all__ = ["Connection", "Pool", "User"]
+__all__ = ["Connection", "Pool", "User", "reset_at_close"]
 
 RESPONSE_HEAD: Final = Limits(header_bytes=256 << 10, header_fields=1000)
 """What an upstream may send as one head: well above what any provider or CDN sends; beyond it is a 502."""
@@ -69,8 +70,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Fit for another request: open, and nothing came after the last answer."""
-        return not self._eof and not self.transport.is_closing() and not self.reader.waiting
+        """Fit for another request: open, all that was written is sent, and nothing came after the last answer."""
+        transport = self.transport
+        return not (self._eof or transport.is_closing() or self.reader.waiting or transport.get_write_buffer_size())
 
     def hold(self, why: int, on: bool) -> None:
         """Stop reading from the socket for the reason `why` (a bit), or drop that reason; without any, reading goes on."""
@@ -163,7 +165,7 @@ class Pool:
     def give(self, connection: Connection, now: float) -> None:
         """Take back a connection whose exchange is over."""
         connection.user = None
-        if connection.usable:
+        if connection.reader.ended and connection.usable:
             connection.release()
             connection.reader.next()
             connection.idle_since = now
@@ -174,8 +176,8 @@ class Pool:
     async def connect(self, route: Route) -> Connection:
         """A fresh connection, TLS done. Raises GatewayError (502 or 504); may be cancelled at any time without leaving a socket behind."""
         loop = asyncio.get_running_loop()
-        context = tls_context(route.ca_file) if route.scheme == "https" else None
         try:
+            context = tls_context(route.ca_file) if route.scheme == "https" else None
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: Connection(route, self._forget),
@@ -196,6 +198,8 @@ class Pool:
             raise GatewayError(
                 502, "upstream_unreachable", f"no connection to {route.url}: {error.strerror or 'connection failed'}"
             ) from None
+        except Exception as error:  # a name the resolver's codec refuses, say: a client must get its answer whatever it was
+            raise GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}") from None
         return connection
 
     def sweep(self, now: float) -> None:
@@ -234,6 +238,13 @@ def _readable(transport: asyncio.Transport) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+def reset_at_close(transport: asyncio.Transport) -> None:
+    """Make the coming close an RST (SO_LINGER of 0 seconds), which no peer can take for a proper end."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _keep_alive(sock: socket.socket | None) -> None:

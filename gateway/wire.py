@@ -26,6 +26,9 @@ Framing: TypeAlias = Literal["none", "length", "chunked", "close"]
 MAX_LENGTH: Final = 2**63 - 1
 """Largest body or chunk size taken. What does not fit a signed 64-bit integer is read differently by different peers."""
 
+MAX_INTERIM: Final = 32
+"""Most 1xx responses taken at once: a server sends one or two."""
+
 MAX_CHUNK_LINE: Final = 1024
 """Longest chunk-size line with extensions, in bytes. Nobody uses extensions; nginx and llhttp stop far earlier."""
 
@@ -93,7 +96,7 @@ class Head:
         """Tokens of all Connection lines, lower case."""
         self.expect: bytes = b""
         self.upgrade: bytes = b""
-        """The Upgrade header's value, lower case, when Connection names it; else empty."""
+        """The Upgrade header's value, lower case, where Connection names it and the message may be a handshake; else empty."""
 
 
 class Data:
@@ -150,6 +153,11 @@ class Reader:
         return self._body is None and not self._buffer
 
     @property
+    def ended(self) -> bool:
+        """The current message has come to its end; `next()` goes on."""
+        return self._done
+
+    @property
     def waiting(self) -> int:
         """Bytes received beyond the current message's end, or of an unfinished head."""
         return len(self._buffer)
@@ -188,29 +196,29 @@ class Reader:
         raise ProtocolError(400, "the connection ended inside a message")
 
     def _receive_head(self, data: bytes) -> list[Event]:
-        if not self._scanned and data[:1] in b"\r\n":  # RFC 9112 section 2.2: skip an empty line before a start line
-            data = _skip_empty_line(data)
-        end = data.find(b"\r\n\r\n", max(self._scanned - 3, 0))
-        if end < 0 or end + 4 > self._limits.header_bytes:
-            if len(data) > self._limits.header_bytes:
-                raise ProtocolError(431, f"the header block is longer than {self._limits.header_bytes} bytes")
-            seen = max(self._scanned - 1, 0)  # a bare LF ends the wait: no blank line would ever come
-            if data.count(b"\n", seen) != data.count(b"\r\n", seen) and data[seen : seen + 1] != b"\n":
-                raise ProtocolError(400, "a line ends in a bare line feed")
-            self._buffer = data
-            self._scanned = len(data)
-            return []
-        self._buffer = b""
-        self._scanned = 0
-        head = self._start(data[: end + 4], self)
-        if len(head.headers) > self._limits.header_fields:
-            raise ProtocolError(431, f"more than {self._limits.header_fields} header fields")
-        events: list[Event] = [head]
+        events: list[Event] = []
+        while True:
+            if not self._scanned and data[:1] in b"\r\n":
+                data = _skip_empty_lines(data)
+            end = data.find(b"\r\n\r\n", max(self._scanned - 3, 0))
+            if end < 0 or end + 4 > self._limits.header_bytes:
+                self._wait_for_head(data)
+                return events
+            self._buffer = b""
+            self._scanned = 0
+            head = self._start(data[: end + 4], self)
+            if len(head.headers) > self._limits.header_fields:
+                raise ProtocolError(431, f"more than {self._limits.header_fields} header fields")
+            events.append(head)
+            if head.status >= 200 or head.status == 101 or not head.status:
+                break
+            if len(events) > MAX_INTERIM:
+                raise ProtocolError(502, "too many interim responses")
+            data = data[end + 4 :]  # an interim response is no message of its own
+            if not data:
+                return events
         framing = head.framing
         if framing == "none" or (framing == "length" and not head.length):
-            if 100 <= head.status < 200 and head.status != 101:  # an interim response is no message of its own
-                rest = data[end + 4 :]
-                return events + self._receive_head(rest) if rest else events
             self._done = True
             self._buffer = data[end + 4 :]
             events.append(_END)
@@ -221,6 +229,17 @@ class Reader:
         if len(data) > end + 4:
             self._receive_body(data[end + 4 :], events)
         return events
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if len(data) > self._limits.header_bytes:
+            raise ProtocolError(431, f"the header block is longer than {self._limits.header_bytes} bytes")
+        seen = self._scanned
+        if seen and data[seen - 1] == 13:  # the CR of a CRLF that was cut in two
+            seen -= 1
+        if data.count(b"\n", seen) != data.count(b"\r\n", seen):  # no blank line would ever come
+            raise ProtocolError(400, "a line ends in a bare line feed")
+        self._buffer = data
+        self._scanned = 0 if data == b"\r" else len(data)
 
     def _receive_body(self, data: bytes, events: list[Event]) -> None:
         body = self._body
@@ -244,12 +263,14 @@ def response_reader(limits: Limits) -> Reader:
 # Heads
 
 
-def _skip_empty_line(data: bytes) -> bytes:
-    if data[:2] == b"\r\n":
-        return data[2:]
-    if data[:1] == b"\n":
+def _skip_empty_lines(data: bytes) -> bytes:
+    """RFC 9112 section 2.2: empty lines before a start line are skipped (some clients end a body with one too many)."""
+    at = 0
+    while data.startswith(b"\r\n", at):
+        at += 2
+    if data.startswith(b"\n", at):
         raise ProtocolError(400, "a line ends in a bare line feed")
-    return data
+    return data[at:]
 
 
 def _fields(block: bytes, parser: type[httptools.HttpRequestParser | httptools.HttpResponseParser]) -> Head:
@@ -299,6 +320,8 @@ def _parse_request(block: bytes, reader: Reader) -> Head:
         head.framing, head.length = "length", _length(lengths, 400)
     if head.expect and head.expect.lower() != b"100-continue":
         raise ProtocolError(417, "unknown expectation")
+    if head.upgrade and (head.method != b"GET" or head.version != b"HTTP/1.1" or head.framing == "chunked" or head.length):
+        head.upgrade = b""  # no handshake (RFC 6455 section 4.1), and a body must keep its framing
     return head
 
 
@@ -338,7 +361,7 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
     for index, name in enumerate(head.names):
         if name not in _SURVEYED:
             continue
-        value = head.headers[index][1]
+        value = head.headers[index][1].strip(b" \t")
         if name == b"content-length":
             lengths.append(value)
         elif name == b"connection":
