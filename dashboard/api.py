@@ -72,13 +72,12 @@ def _plain(value: object) -> object:
 
 
 def _exchange(found: Exchange) -> dict[str, Any]:
-    id = found.entry.id
     return {
         **dataclasses.asdict(found.entry),
         "client": found.client,
         "upstream": found.upstream,
-        "request": _half(found.request, found.request_body, f"/exchange/{id}/request"),
-        "response": _half(found.response, found.response_body, f"/exchange/{id}/response"),
+        "request": _half(found.request, found.request_body, f"/exchange/{found.entry.id}/request"),
+        "response": _half(found.response, found.response_body, f"/exchange/{found.entry.id}/response"),
         "messages": found.messages,
         "timing": found.timing,
         "end": found.end,

@@ -5,6 +5,7 @@ Knows the reader and nothing else of the archive; never writes; serves whatever 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from dashboard.render import Asset, Renderer, assets
 
 __all__ = ["create_app"]
 
+_log = logging.getLogger("verbatim.viewer")
+
 _THREADS = 4
 """Pages made at once. More would only take turns at the interpreter's lock, and each may hold a body of tens of MiB."""
 
@@ -46,8 +49,8 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
     renderer = Renderer(files, folder=str(folder), gateway=gateway.rstrip("/"))
     reader = Reader(folder)
     pages, api = Pages(reader, renderer, folder), Api(reader)
-    threads = _Threads(_THREADS)
     problems = Problems(renderer)
+    threads = _Threads(_THREADS, problems)
     routes = [
         ("/", pages.exchanges),
         ("/exchange/{id}", pages.exchange),
@@ -72,7 +75,6 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
             HTTPException: problems.asked,
             ArchiveError: problems.archive,
             OSError: problems.disk,
-            Exception: problems.ours,
         },
     )
 
@@ -80,15 +82,22 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
 class _Threads:
     """Runs blocking handlers in at most so many threads at once. A request that waits for one holds nothing."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, problems: Problems) -> None:
         self._most = most
+        self._problems = problems
         self._limiter: anyio.CapacityLimiter | None = None
 
     def __call__(self, handler: Blocking) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             if self._limiter is None:  # made on the loop it is for
                 self._limiter = anyio.CapacityLimiter(self._most)
-            return await anyio.to_thread.run_sync(handler, request, limiter=self._limiter)
+            try:
+                return await anyio.to_thread.run_sync(handler, request, limiter=self._limiter)
+            except (HTTPException, ArchiveError, OSError):
+                raise
+            except Exception:  # here and not in Starlette's outermost layer, where the answer would go out without the guard's headers
+                _log.exception("the page %r could not be made", request.scope["path"])
+                return self._problems.ours(request)
 
         return endpoint
 

@@ -32,7 +32,7 @@ class StreamEvent:
 
 
 def events(body: bytes, marks: Sequence[tuple[int, float]] = ()) -> Iterator[StreamEvent]:
-    """The events of `body` in order. `marks` are [byte offset of a chunk, ms it arrived], ascending; an event arrives with its last byte."""
+    """The events of `body` in order. `marks` are [byte offset of a chunk, ms it came], ascending; an event comes with its last byte."""
     offsets = [offset for offset, _ in marks]
     start = at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
     fields: list[tuple[str, str]] = []

@@ -108,14 +108,14 @@ def _lay_out(text: str, *, breaks: bool) -> Layout:
         out.append(_html(kind, token, text, at))
         if kind == "mark" and token in ("{", "["):
             depth += 1
-        if token == ":" or (token == "," and not breaks):
+        if token in (":" if breaks else ":,"):
             out.append(" ")
         previous = token if kind == "mark" else "value"
-    rest = text[at:]
-    if tokens < _TOKENS and rest.strip(" \t\r\n"):
+    rest = text[at:].strip(" \t\r\n")
+    if tokens < _TOKENS:
         out.append(str(marked(rest)))
         rest = ""
-    return Layout(Markup("".join(out)), len(rest.strip(" \t\r\n")))  # noqa: S704  every piece went through marked()
+    return Layout(Markup("".join(out)), len(rest))  # noqa: S704  every piece went through marked()
 
 
 def _block(out: list[str], html: str, depth: int) -> None:

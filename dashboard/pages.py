@@ -40,7 +40,6 @@ def find(reader: Reader, id: str) -> Exchange:
     """The exchange with this id, or prefix of at least 8 characters. Anything else is a 404 with words; nothing odd reaches the reader."""
     if not _ID.fullmatch(id):
         raise HTTPException(404, "That is not an exchange\u2019s id.")
-    reader.refresh()
     try:
         return reader.get(id)
     except (BadName, NotFound) as error:
@@ -115,9 +114,8 @@ class Pages:
 
     def exchange(self, request: Request) -> Response:
         """One exchange. `request`, `response`: the view of each body; `from`: the first websocket message shown."""
-        id = request.path_params["id"]
-        found = find(self._reader, id)
-        if found.entry.id != id:
+        found = find(self._reader, request.path_params["id"])
+        if found.entry.id != request.path_params["id"]:
             return RedirectResponse(f"/exchange/{found.entry.id}", status_code=303)
         query = request.query_params
         first = min(_count(query.get("from")), max(0, len(found.messages) - 1))

@@ -59,22 +59,22 @@ class Problems:
         """A question with no answer: unknown path, odd id, unreadable filter."""
         assert isinstance(error, HTTPException)
         detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-        response = self._answer(request.url.path, error.status_code, detail)
+        response = self._answer(request.scope["path"], error.status_code, detail)
         response.headers.update(error.headers or {})
         return response
 
     async def archive(self, request: Request, error: Exception) -> Response:
         """What the archive cannot give."""
-        return self._answer(request.url.path, 404 if isinstance(error, NotFound) else 503, str(error))
+        return self._answer(request.scope["path"], 404 if isinstance(error, NotFound) else 503, str(error))
 
     async def disk(self, request: Request, error: Exception) -> Response:
         """The disk refused."""
         assert isinstance(error, OSError)
-        return self._answer(request.url.path, 503, error.strerror or type(error).__name__)
+        return self._answer(request.scope["path"], 503, error.strerror or type(error).__name__)
 
-    async def ours(self, request: Request, error: Exception) -> Response:
-        """A mistake of the viewer's own. The server logs the traceback after this."""
-        return self._answer(request.url.path, 500, type(error).__name__)
+    def ours(self, request: Request) -> Response:
+        """A mistake of the viewer's own."""
+        return self._answer(request.scope["path"], 500, "")
 
     def _answer(self, path: str, status: int, detail: str, *, inside: bool = True) -> Response:
         words = _WORDS.get(status) or _Words(HTTPStatus(status).phrase, "")

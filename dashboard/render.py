@@ -77,7 +77,7 @@ class Renderer:
             "clock": text.clock,
             "day": text.day,
             "duration": text.duration,
-            "exact": lambda value: Markup(escape(value)),  # a form gives back what was typed
+            "exact": escape,  # a form gives back what was typed, without the names of what cannot be seen
             "iso": lambda at: at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "marked": text.marked,
             "recorded": _recorded,

@@ -54,13 +54,11 @@ def size(count: int | None) -> str:
     """A number of bytes for people: `0 B`, `812 B`, `1.4 KiB`, `23 MiB`; a dash for None."""
     if count is None:
         return "\u2013"
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
+    amount, unit = float(count), "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
         if amount < 1024:
             break
-        amount /= 1024
-    else:
-        unit = "TiB"
+        amount, unit = amount / 1024, bigger
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
 
 

@@ -30,7 +30,7 @@ class Bar:
 
 
 def bar(ttfb_ms: float | None, duration_ms: float | None, marks: Sequence[tuple[float, str]]) -> Bar | None:
-    """A drawing over the whole exchange; `marks` are (ms, side). While it runs, the last known moment is its end. None: no time is known."""
+    """A drawing of the whole exchange; `marks` are (ms, side). While it runs, its end is the last known moment. None: no time is known."""
     known = [ms for ms in (ttfb_ms, duration_ms, marks[-1][0] if marks else None) if ms is not None]
     span = max(known, default=0.0)
     if span <= 0:

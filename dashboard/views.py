@@ -60,7 +60,7 @@ class Look:
 
     view: str
     views: tuple[str, ...]
-    html: Markup = Markup()
+    html: str = ""
     rows: tuple[EventRow, ...] = ()
     note: str = ""
 
@@ -89,9 +89,8 @@ def look(body: Bytes, media_type: str, wanted: str, marks: Sequence[tuple[int, f
         return Look(view, views, Markup.escape(hexdump(body.data, limit=_HEX_LIMIT)), note=_bytes_note(len(body.data), _HEX_LIMIT))
     if view == "events":
         return _events(body, views, () if body.encoding else marks)  # marks count wire bytes: they say nothing of inflated text
-    text = body.text or ""
-    note = _bytes_note(len(text.encode("utf-8", "surrogatepass")) if len(text) > LIMIT // 4 else 0, LIMIT)
-    shown = text[:LIMIT]
+    note = _bytes_note(len(body.data), LIMIT)
+    shown = body.data[:LIMIT].decode("utf-8", "ignore")  # it is UTF-8; only a character cut in two at the limit is left out
     if view == "raw":
         return Look(view, views, marked(shown), note=note)
     laid = layout(shown)

@@ -95,7 +95,8 @@ def _gap(detail: Mapping[str, Any]) -> str:
         return f"Writing paused {span} Nothing was lost."
     amount = detail.get("bytes")
     about = f", about {size(amount)}" if isinstance(amount, int) else ""
-    return f"{_said(detail, 'records')} records of {_said(detail, 'exchanges')} exchanges{about}, were not kept {span} They were relayed all the same."
+    lost = f"{_said(detail, 'records')} records of {_said(detail, 'exchanges')} exchanges{about}"
+    return f"{lost} were not kept {span} They were relayed all the same."
 
 
 def _said(detail: Mapping[str, Any], key: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
-from archive.record import Body, Client, End, EndReason, Message, Record, Redaction, Request, Response, Timing, Upstream, id_text, new_id
+from archive.record import Body, Client, End, EndReason, Message, Record, Request, Response, Timing, Upstream, id_text, new_id
 from archive.writer import Writer
 from dashboard.app import create_app
 from dashboard.guard import local_hosts
@@ -306,7 +306,7 @@ async def serve(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
         task = asyncio.create_task(server.serve([listener]))
         try:
             async with asyncio.timeout(10):
-                while not server.started:
+                while not server.started:  # noqa: ASYNC110  uvicorn tells nobody
                     await asyncio.sleep(0.01)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
                 yield Viewer(port, folder, client)

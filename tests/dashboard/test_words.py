@@ -1,0 +1,63 @@
+"""Codes into words: nothing unknown is hidden, nothing lost is called fine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from archive.record import EndReason
+from dashboard.words import ended, happened, tone
+
+
+@dataclass
+class Entry:
+    status: int | None
+    end: str | None
+
+
+@dataclass
+class Event:
+    kind: str
+    detail: Mapping[str, Any] | None = None
+    why: str = ""
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_every_end_reason_has_its_words(reason: EndReason) -> None:
+    assert ended(reason.value).sentence != ended("from-the-future").sentence
+    assert (ended(reason.value).tone == "good") == (reason is EndReason.COMPLETE)
+
+
+def test_an_unknown_end_reason_is_shown_as_it_is() -> None:
+    assert ended("from-the-future").label == "from-the-future"
+
+
+def test_no_end_is_running() -> None:
+    assert ended(None).label == "Running"
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "colour"),
+    [(200, "complete", "good"), (101, None, "good"), (304, "complete", "note"), (429, "complete", "warn"), (502, "upstream_refused", "bad")]
+    + [(None, None, "live"), (None, "client_closed", "warn"), (None, "crashed", "bad"), (None, "complete", "note")],
+)
+def test_a_status_has_its_colour(status: int | None, end: str | None, colour: str) -> None:
+    assert tone(Entry(status, end)) == colour
+
+
+def test_events_are_told_in_sentences() -> None:
+    assert "version 1.2, process 7 on box" in happened(Event("open", {"version": "1.2", "pid": 7, "host": "box"})).sentence
+    assert "cleanly after 5 records" in happened(Event("close", {"written": 5, "dropped": 0})).sentence
+    assert "2 were dropped" in happened(Event("close", {"written": 5, "dropped": 2})).sentence
+    assert "checksum" in happened(Event("damage", why="checksum")).sentence
+    assert "version unknown" in happened(Event("open", None)).sentence
+    assert happened(Event("eclipse")).label == "eclipse"
+
+
+def test_a_gap_says_what_was_lost() -> None:
+    gap = {"since": "10:00", "until": "10:01", "records": 3, "exchanges": 2, "bytes": 2048, "why": "no space"}
+    assert happened(Event("gap", gap)).sentence.startswith("3 records of 2 exchanges, about 2.0 KiB were not kept from 10:00 to 10:01: no space.")
+    assert "Nothing was lost" in happened(Event("gap", {**gap, "records": 0})).sentence
