@@ -10,8 +10,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +259,8 @@ def contained(writable: Path) -> list[str]:
     if os.geteuid() != 0:
         print("not root here: the gateway runs as this user, and its root can be written")
         return ["sh", "-ec", 'cd / && exec "$@"', "sh"]
-    os.chown(writable, 10001, 10001)
-    writable.chmod(0o700)
+    for path in (writable, *writable.iterdir()):
+        os.chown(path, 10001, 10001)
     namespace = ["unshare", "--mount", "--", "env", f"WRITABLE={writable}", "sh", "-ec"]
     if subprocess.run([*namespace, MOUNTED], capture_output=True, check=False).returncode == 0:
         return [*namespace, MOUNTED + AS_NOBODY, "sh"]
@@ -286,7 +288,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_it_runs_as_the_image_does(installed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A folder outside of pytest's own, which is closed to other users, as access(2) notices even where reading is allowed."""
+    with tempfile.TemporaryDirectory(prefix="verbatim-volume-") as folder:
+        yield Path(folder)
+
+
+async def test_it_runs_as_the_image_does(installed: Path, volume: Path, tmp_path: Path) -> None:
     """The wheel, as somebody without rights, on a root that cannot be written: it starts, is healthy, relays, records and drains."""
 
     async def answer(connection: Connection) -> None:
@@ -294,12 +303,9 @@ async def test_it_runs_as_the_image_does(installed: Path, tmp_path: Path) -> Non
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         await connection.wait_ended()
 
-    writable = tmp_path / "data"
-    archive = writable / "archive"
-    archive.mkdir(parents=True)
-    prefix = contained(writable)
-    if os.geteuid() == 0:
-        os.chown(archive, 10001, 10001)
+    archive = volume / "archive"
+    archive.mkdir()
+    prefix = contained(volume)
     port = free_port()
     environment = image_environment() | {
         "PATH": f"{installed / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
