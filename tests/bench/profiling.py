@@ -24,6 +24,9 @@ from workloads import FULL, HEADS, WORKLOADS, Bench, write_body
 IDLE = re.compile(r"wait \(threading\.py[:)]\S*$")
 """A thread that waits for work; py-spy takes it for busy while the process's other threads are."""
 
+OURS = re.compile(r"\((?:gateway|archive)/(?!commands|cli\.|serving\.)|^process ")
+"""What is worth showing with all it calls: our frames below the command line, and which process."""
+
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,7 +76,7 @@ def main() -> int:
 
 
 def sample(sampler: str, pids: list[int], arguments: argparse.Namespace, folder: Path) -> str:
-    """Watch `pids`, the first of them the others' ancestor, and say where its time went. Raises CalledProcessError where the sampler fails."""
+    """Watch `pids`, whose first is the others' ancestor, and say where the time went. Raises CalledProcessError."""
     seconds = max(1, round(arguments.seconds) - 1)
     if arguments.perf:
         data = str(folder / "perf.data")
@@ -128,7 +131,7 @@ def tables(stacks: str, rows: int) -> str:
             continue
         frames = [frame.rsplit(":", 1)[0] + ")" if frame[-1:] == ")" and ":" in frame else frame for frame in stack.split(";")]
         own[frames[-1]] += int(count)
-        for frame in set(frames):
+        for frame in set(filter(OURS.search, frames)):
             whole[frame] += int(count)
     total = sum(own.values()) or 1
     parts = []
