@@ -12,7 +12,8 @@ _KEY = re.compile(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'|\s*\.\s*)+?)\s*=")
 
 
 def line_of(text: str, path: Sequence[str]) -> int | None:
-    """The line (from 1) on which the key `path` is set, else that of the longest beginning of it that is written down, else None."""
+    """The line (from 1) on which the key `path` is set or begins, else that of the longest beginning of it that is written down."""
+    wanted = tuple(path)
     best: tuple[int, int] | None = None
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -23,8 +24,9 @@ def line_of(text: str, path: Sequence[str]) -> int | None:
             here = (*table, *_words(match[1]))
         else:
             continue
-        if here == tuple(path[: len(here)]) and (best is None or len(here) > best[0]):
-            best = (len(here), number)
+        depth = min(len(here), len(wanted))
+        if here[:depth] == wanted[:depth] and (best is None or depth > best[0]):
+            best = (depth, number)
     return best[1] if best else None
 
 

@@ -7,7 +7,7 @@ import re
 
 __all__ = ["BadValueError", "boolean", "duration", "number", "show_duration", "show_size", "size"]
 
-_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)\Z")
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)\Z")
 
 SIZES = {
     "": 1,
