@@ -22,12 +22,12 @@ from archive.line import SERVICE_PART
 from archive.member import Damage, Found, scan
 from archive.segment import SEGMENT_NAME, segment_name, segments
 
-__all__ = ["Index", "Segment", "open_segment"]
+__all__ = ["DEFAULT_HELD", "Index", "Segment", "open_segment"]
 
 _HOUR_MS: Final = 3_600_000
 _STEP: Final = 100_000
 """Members hopped over in one step: 0.1 s or so."""
-_HELD: Final = 1_000_000
+DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
 
 
@@ -135,7 +135,7 @@ class Segment:
 class Index:
     """All segments of a folder. `changes` counts up whenever anything was found to be new, changed or gone."""
 
-    def __init__(self, folder: Path, *, held: int = _HELD) -> None:
+    def __init__(self, folder: Path, *, held: int = DEFAULT_HELD) -> None:
         self._folder = folder
         self._held = held
         self._names: list[str] = []
@@ -279,8 +279,12 @@ class Index:
             self.changes += 1
         return count
 
+    def held(self) -> int:
+        """Members whose places are in memory."""
+        return sum(segment.members for segment in self._loaded.values())
+
     def _evict(self) -> None:
-        held = sum(segment.members for segment in self._loaded.values())
+        held = self.held()
         newest = self._names[-1] if self._names else ""
         for name in list(self._loaded)[:-1]:
             if held <= self._held:

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from archive import skim
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
 from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
-from archive.index import Index, open_segment
+from archive.index import DEFAULT_HELD, Index, open_segment
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
 
@@ -60,12 +60,13 @@ class Reader:
     symbolic links; ids are compared as numbers, so no id can mean a path or a pattern.
     """
 
-    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT) -> None:
-        """`limit` bounds the memory that `get` may use for the lines of one exchange (about three times as much in all)."""
+    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, held: int = DEFAULT_HELD) -> None:
+        """`limit` bounds the bytes of lines that `get` reads of one exchange (memory: about three times as much); `held` the members
+        whose places are kept in memory."""
         self._folder = folder
         self._limit = limit
         self._lock = RLock()
-        self._index = Index(folder)
+        self._index = Index(folder, held=held)
         self._summaries: OrderedDict[bytes, tuple[list[tuple[str, int]], Summary]] = OrderedDict()
         self._damages: dict[tuple[str, int], Event] = {}
         """Members that hopping took for whole and that could not be read."""
@@ -94,7 +95,7 @@ class Reader:
         """
         start = None if before is None else _whole_id(before)
         fits = _status_filter(status)
-        needle = json.dumps(text, ensure_ascii=False)[1:-1].lower().encode("utf-8", "backslashreplace") if text else None
+        needle = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace").lower() if text else None
         entries: list[Entry] = []
         last = None
         with self._lock, _Files(self._folder) as files:
@@ -254,7 +255,10 @@ def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int)
     if not parts:
         raise NotFound(f"no member of {entry.id} can be read")
     parts.sort(key=lambda it: _number(it[0]))
-    return assemble(entry, [it[0] for it in parts], [it[1] for it in parts], [it[2] for it in parts], unread)
+    try:
+        return assemble(entry, [it[0] for it in parts], [it[1] for it in parts], [it[2] for it in parts], unread)
+    except DamagedMember as error:
+        raise NotFound(f"{entry.id} is not of this schema") from error
 
 
 def _contains(places: list[tuple[str, int]], needle: bytes, files: _Files) -> bool:
