@@ -1,0 +1,34 @@
+"""kill -9 at random moments: what was acknowledged is in the archive, once, and plain gzip reads all of it.
+
+VERBATIM_CRASH_TRIALS sets how often (20 by default, half with one process on the folder, half with four), VERBATIM_CRASH_SEED which
+random choices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRIALS = int(os.environ.get("VERBATIM_CRASH_TRIALS", "20"))
+SEED = int(os.environ.get("VERBATIM_CRASH_SEED", str(random.randrange(1 << 30))))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 5 * TRIALS)
+@pytest.mark.parametrize("processes", [1, 4])
+def test_killed_at_any_moment_every_acknowledged_record_is_readable_once(tmp_path: Path, processes: int) -> None:
+    rig = Path(__file__).with_name("rig_crash.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    arguments = [str(tmp_path), str(max(1, TRIALS // 2)), str(processes), str(SEED)]
+    done = subprocess.run([sys.executable, str(rig), *arguments], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    account = json.loads(done.stdout)
+    print(f"seed {SEED}, {processes} processes: {account}")
+    assert account["acknowledged"] > account["trials"], account
+    assert (account["lost"], account["doubled"], account["unreadable"]) == (0, 0, 0), (SEED, account)
