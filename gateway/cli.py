@@ -13,13 +13,13 @@ __all__ = ["cli", "main"]
 
 COMMANDS: Final = {
     "serve": ("serve", "Start the gateway, and the viewer beside it."),
-    "run": ("work", "Run a command so that its LLM calls are recorded."),
+    "run": ("run", "Run a command so that its LLM calls are recorded."),
     "view": ("serve", "Start only the viewer, on any folder of recordings."),
     "ls": ("look", "List recorded exchanges."),
     "show": ("look", "Show one exchange."),
     "tail": ("look", "Follow the recordings."),
-    "verify": ("work", "Check that recordings are whole."),
-    "doctor": ("work", "Look for what would keep Verbatim from working here."),
+    "verify": ("check", "Check that recordings are whole."),
+    "doctor": ("check", "Look for what would keep Verbatim from working here."),
     "demo": ("serve", "Start a demo upstream that needs no key."),
 }
 """Each command's module and its line in the list, so that `verbatim ls` does not import a server."""

@@ -54,7 +54,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
             raise SettingsError(f"{host} is no address of this machine; change {flag.replace('port', 'host')}") from None
         variable = "VERBATIM_" + setting.upper()
         raise SettingsError(
-            f"port {port} on {host} is taken; choose another with {flag} or {variable}, or stop what listens there"
+            f"port {port} on {host} is already in use; choose another with {flag} or {variable}, or stop what listens there"
         ) from None
     return listener
 

@@ -40,7 +40,8 @@ def size(value: object) -> int:
         if value >= 0:
             return value
     elif isinstance(value, str) and (match := _NUMBER_AND_UNIT.match(value.strip())) and match[2].lower() in SIZES:
-        return int(float(match[1]) * SIZES[match[2].lower()])
+        unit = SIZES[match[2].lower()]
+        return int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
     raise BadValueError("must be a size in bytes, or text such as 64MiB")
 
 

@@ -128,7 +128,7 @@ def test_the_default_route_takes_every_other_path_unchanged(target: bytes, upstr
 @pytest.mark.parametrize(
     "target", [b"/", b"/?x", b"/_verbatim", b"/_verbatim/health?x", b"/~s/_verbatim/health", b"/~s", b"/~s/", b"/~/v1", b"/~-/v1"]
 )
-def test_the_gateways_own_pages_are_never_relayed(target: bytes) -> None:
+def test_pages_of_the_gateway_are_never_relayed(target: bytes) -> None:
     assert resolved(target, WITH_DEFAULT) is None
 
 
@@ -166,7 +166,7 @@ def test_a_sessions_name_is_plain(name: str) -> None:
         ("https://u/b?api-version=1", b"?y", b"/b?api-version=1&y"),
     ],
 )
-def test_the_upstreams_own_path_and_query_are_joined_byte_for_byte(url: str, rest: bytes, target: bytes) -> None:
+def test_path_and_query_of_an_upstream_are_joined_byte_for_byte(url: str, rest: bytes, target: bytes) -> None:
     routes = Routes({"u": Route.parse("u", url)})
     assert resolved(b"/u" + rest, routes) == ("u", target)
 

@@ -226,7 +226,7 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
         load({}, {}, tmp_path / "latin.toml")
 
 
-def test_the_file_is_the_flags_else_the_environments_else_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flag_environment_and_folder_name_the_file_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config(None, {}) is None
     (tmp_path / "verbatim.toml").touch()

@@ -1,4 +1,4 @@
-"""`verbatim run`, `verify`, `doctor`: a command recorded, an archive checked, a machine examined."""
+"""`verbatim run`: how one asks for a command to be recorded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import contextlib
 import os
 import sys
 import time
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from gateway import child
 from gateway.commands.options import WrongInput, read_settings, settings_options
 from gateway.routes import valid_session
-
-MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -55,34 +53,3 @@ def _own_arguments(flags: dict[str, Any]) -> list[str]:
     for flag, value in (("--config", flags["config"]), ("--archive", flags["archive"])):
         arguments += [flag, str(value)] if value is not None else []
     return [*arguments, *(part for route in flags["routes"] for part in ("--route", route))]
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@settings_options(routes=True)
-def doctor(as_json: bool, **flags: Any) -> None:
-    """Look for what would keep Verbatim from working here.
-
-    Tries the ports, the disk, writing a record and reading it back, a connection to each upstream (no request is sent) and the clock.
-    Says what to do about what is wrong. The exit code is 1 when something fails.
-
-    \b
-    Examples:
-      verbatim doctor
-      verbatim doctor --config /etc/verbatim.toml
-    """
-    import dataclasses
-    import json
-
-    from gateway.doctor import examine
-
-    failed = False
-    for finding in examine(read_settings(flags)):
-        failed = failed or finding.state == "fail"
-        if as_json:
-            click.echo(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
-            continue
-        click.echo(f"{MARKS[finding.state]} {finding.about:<16} {finding.text}")
-        if finding.state != "ok":
-            click.echo(f"{'':<23} -> {finding.advice}")
-    sys.exit(1 if failed else 0)
