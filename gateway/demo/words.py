@@ -42,12 +42,12 @@ class Stamp:
         return EPOCH + int.from_bytes(self._seed[:3], "big")
 
     def pauses(self) -> Iterator[float]:
-        """Seconds before each piece of a stream at pace 1: a wait for the first, then 15 to 40 ms, as hosted models show."""
+        """Seconds before each piece of a stream at pace 1: a wait for the first, then 10 to 30 ms, as hosted models show."""
         yield 0.25 + self._seed[3] / 1000
         number = 0
         while True:
             for byte in self.digest(f"pauses {number}"):
-                yield 0.015 + byte / 10_000
+                yield 0.010 + byte / 12_500
             number += 1
 
 
