@@ -208,15 +208,15 @@ def assemble(
         return Exchange(
             entry=entry,
             client=_first(parts, "client"),
-            upstream=parts[0]["upstream"],
+            upstream=_with(parts[0]["upstream"], "name", "url"),
             request=request,
             request_body=_content([it["body"] for it in requests if it["body"]], unread),
             response=response,
             response_body=_content([it["body"] for it in responses if it["body"]], unread),
-            messages=[message for part in parts for message in part["messages"]],
+            messages=[_with(message, "side", "at_ms", "type", "text", "base64", "code") for part in parts for message in part["messages"]],
             timing=_timing([part["timing"] for part in parts]),
-            end=next((part["end"] for part in parts if part["end"]), None),
-            redactions=[redaction for part in parts for redaction in part["redactions"]],
+            end=next((_with(part["end"], "reason", "detail") for part in parts if part["end"]), None),
+            redactions=[_with(redaction, "where", "rule", "count") for part in parts for redaction in part["redactions"]],
             places=list(places),
             lines=list(lines),
             unread=list(unread),
@@ -231,6 +231,13 @@ def _reached(side: Json | None) -> int:
     return int(body["offset"]) + int(body["size"]) if body else 0
 
 
+def _with(value: Json, *keys: str) -> Json:
+    """`value` if it is an object that has these keys, each of them null, a number or a text."""
+    if not all(value[key] is None or isinstance(value[key], str | int | float) for key in keys):
+        raise ValueError(keys)
+    return value
+
+
 def _first(parts: Sequence[Json], key: str) -> Json:
     """The first part's object, filled up with what only a later part knew."""
     merged: Json = {}
@@ -241,7 +248,7 @@ def _first(parts: Sequence[Json], key: str) -> Json:
 
 def _timing(timings: Sequence[Json]) -> Json:
     known = {name: next((it[name] for it in reversed(timings) if it[name] is not None), None) for name in ("ttfb_ms", "duration_ms")}
-    return {**known, "marks": [mark for it in timings for mark in it["marks"]]}
+    return {**known, "marks": [[int(offset), float(ms)] for it in timings for offset, ms in it["marks"]]}
 
 
 def _content(slices: Sequence[Json], unread: Sequence[tuple[Place, str]]) -> Content | None:

@@ -42,7 +42,7 @@ def damage(place: Place, why: str) -> Event:
 def event(line: Json, place: Place) -> Event:
     """The event of an open, close or gap line. Raises DamagedMember for any other."""
     kind = line.get("kind")
-    if kind not in {"open", "close", "gap"} or not isinstance(line.get(kind), dict):
+    if kind not in ("open", "close", "gap") or not isinstance(line.get(kind), dict):
         raise DamagedMember("not a line of the archive's own")
     try:
         return Event(kind, place, moment(line["at"]), str(line["writer"]), int(line["seq"]), line[kind])

@@ -1,0 +1,183 @@
+"""Verification: sound and complete, or what is missing and damaged where; with nothing but the files."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+
+import pytest
+from samples import HOUR, Shelf, in_parts, whole
+
+from archive import member
+from archive.errors import NotFound
+from archive.line import SERVICE_PART, gap_line
+from archive.record import id_text, new_id
+from archive.verify import Numbers, verify
+from archive.writer import Writer
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "archive")
+
+
+def fill(shelf: Shelf, count: int = 3) -> None:
+    shelf.open()
+    shelf.put(whole(HOUR + number * 1500) for number in range(count))
+
+
+def test_a_complete_archive_is_told_complete(shelf: Shelf) -> None:
+    fill(shelf)
+    shelf.put(in_parts([b"a", b"b"]), at=HOUR + 3700)
+    shelf.close(HOUR + 3700)
+    report = verify([shelf.folder])
+    assert report.complete
+    assert (report.files, report.members, report.exchanges) == (2, 7, 4)
+    assert report.bytes == sum(path.stat().st_size for path in shelf.folder.iterdir())
+    assert (report.damaged, report.missing, report.repeated, report.gaps) == ([], [], [], [])
+    (writer,) = report.writers
+    assert (writer.id, writer.opened, writer.closed, writer.last) == (id_text(shelf.writer), True, True, 6)
+
+
+def test_a_writers_own_archive_verifies(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "archive", version="1", min_free=0)
+    writer.start()
+    for number in range(50):
+        assert writer.put(whole(time.time(), body=b"x" * number))
+    assert writer.close(20)
+    report = verify([tmp_path / "archive"])
+    assert report.complete
+    assert (report.members, report.exchanges) == (52, 50)
+    assert report.writers[0].closed
+
+
+def test_a_writer_that_was_killed_is_told_by_its_missing_close_line(shelf: Shelf) -> None:
+    fill(shelf)
+    report = verify([shelf.folder])
+    assert report.complete
+    assert not report.writers[0].closed
+
+
+def test_a_number_that_nothing_accounts_for_is_missing(shelf: Shelf) -> None:
+    fill(shelf)
+    shelf.seq += 2
+    shelf.put(whole(HOUR + 5000))
+    report = verify([shelf.folder])
+    assert not report.complete
+    assert report.missing == [Numbers(id_text(shelf.writer), 4, 5)]
+    assert report.missing[0].count == 2
+
+
+def test_a_gap_line_accounts_for_what_was_dropped(shelf: Shelf) -> None:
+    fill(shelf)
+    shelf.seq += 5
+    name = id_text(shelf.writer)
+    line = gap_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, records=5, exchanges=4, size=99, why="no space left")
+    shelf.raw(member.pack(line + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq), HOUR + 5000)
+    report = verify([shelf.folder])
+    assert report.complete
+    (gap,) = report.gaps
+    assert (gap.records, gap.exchanges, gap.bytes, gap.why, gap.seq) == (5, 4, 99, "no space left", shelf.seq)
+    assert (gap.since, gap.until) == ("2026-11-19T10:00:00.000000Z", "2026-11-19T10:00:09.000000Z")
+
+
+def test_a_segment_that_was_taken_away_is_missing(shelf: Shelf) -> None:
+    fill(shelf, 9)
+    paths = sorted(shelf.folder.iterdir())
+    first = verify(paths[:1]).members
+    second = verify(paths[1:2])
+    assert second.missing == [Numbers(id_text(shelf.writer), 0, first - 1)]
+    paths[1].unlink()
+    report = verify([shelf.folder])
+    assert not report.complete
+    assert report.missing == [Numbers(id_text(shelf.writer), first, first + second.members - 1)]
+
+
+def test_what_is_there_twice_is_told(shelf: Shelf) -> None:
+    fill(shelf)
+    (path, *_) = sorted(shelf.folder.iterdir())
+    shelf.raw(path.read_bytes(), HOUR + 7200)
+    report = verify([shelf.folder])
+    assert not report.complete
+    assert [(it.first, it.last) for it in report.repeated] == [(0, 3)]
+
+
+@pytest.mark.parametrize("where", ["header", "data", "trailer", "middle"])
+def test_damage_is_told_with_its_place(shelf: Shelf, where: str) -> None:
+    shelf.open()
+    path = shelf.put(whole(HOUR + 1))
+    begin = path.stat().st_size
+    shelf.put(whole(HOUR + 2))
+    end = path.stat().st_size
+    shelf.put(whole(HOUR + 3))
+    data = bytearray(path.read_bytes())
+    if where == "middle":
+        data[begin:begin] = b"garbage"
+    else:
+        data[{"header": begin + 3, "data": begin + member.HEADER_LENGTH + 9, "trailer": end - 6}[where]] ^= 0x04
+    path.write_bytes(data)
+    report = verify([shelf.folder])
+    assert not report.complete
+    (damaged,) = report.damaged
+    length = 7 if where == "middle" else end - begin
+    assert (damaged.file, damaged.offset, damaged.length, damaged.torn) == (path, begin, length, False)
+    assert [(it.first, it.last) for it in report.missing] == ([] if where == "middle" else [(2, 2)])
+    assert path.read_bytes() == data
+
+
+def test_a_torn_end_is_told_apart_from_damage(shelf: Shelf) -> None:
+    shelf.open()
+    path = shelf.put(whole())
+    size = path.stat().st_size
+    rest = shelf.pack(whole())
+    for length in (1, member.HEADER_LENGTH, len(rest) - 1):
+        path.write_bytes(path.read_bytes()[:size] + rest[:length])
+        (damaged,) = verify([path]).damaged
+        assert (damaged.offset, damaged.length, damaged.torn) == (size, length, True)
+
+
+def test_a_line_that_contradicts_its_header_is_damage(shelf: Shelf) -> None:
+    shelf.open()
+    record = whole()
+    shelf.put(record)
+    line = shelf.lines[id_text(record.id)][0]
+    for named, part, seq in ((new_id(1), 0, 1), (record.id, 1, 1), (record.id, 0, 2)):
+        path = shelf.folder / "2026-11-19T10.jsonl.gz"
+        before = path.read_bytes()
+        shelf.raw(member.pack(line + b"\n", id=named, part=part, seq=seq))
+        assert [it.why for it in verify([path]).damaged] == ["the member's header and its line tell different things"]
+        path.write_bytes(before)
+
+
+def test_more_damage_than_is_listed_is_counted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archive.verify._MOST", 3)
+    shelf.open()
+    for number in range(5):
+        shelf.raw(b"garbage")
+        shelf.put(whole(HOUR + number))
+    report = verify([shelf.folder])
+    assert (len(report.damaged), report.damages) == (3, 5)
+
+
+def test_only_what_is_there_can_be_verified(shelf: Shelf, tmp_path: Path) -> None:
+    fill(shelf)
+    path = next(iter(shelf.folder.iterdir()))
+    (tmp_path / "link").symlink_to(path)
+    for odd in (tmp_path / "nothing", tmp_path / "link"):
+        with pytest.raises(NotFound):
+            verify([odd])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert verify([empty]).complete
+    renamed = tmp_path / "renamed.gz"
+    renamed.write_bytes(path.read_bytes())
+    assert verify([renamed]).members == verify([path]).members
+
+
+def test_a_plain_gzip_file_is_told_to_be_no_archive(tmp_path: Path) -> None:
+    path = tmp_path / "2026-11-19T10.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a":1}\n'))
+    report = verify([path])
+    assert not report.complete
+    assert report.members == 0
