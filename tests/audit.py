@@ -16,7 +16,7 @@ from typing import Any
 
 import brotli
 from rawsockets import Crossing, Tap
-from readback import Archived, Message, archive_lines, frames_in, message_bytes, take
+from readback import Archived, Message, archive_lines, frames_in, slice_bytes, take
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -174,5 +174,7 @@ def _compare_body(exchange: Archived, side: str, message: Message) -> None:
 def _compare_messages(exchange: Archived, pair: Pair) -> None:
     deflated = any(b"permessage-deflate" in value for value in pair.response.values(b"sec-websocket-extensions"))
     for side, stream in zip(("client", "upstream"), pair.after, strict=True):
-        archived = [(message["type"], message_bytes(message)) for message in exchange.messages if message["side"] == side]
+        archived = [
+            (message["type"], slice_bytes(message), message.get("code")) for message in exchange.messages if message["side"] == side
+        ]
         assert archived == frames_in(stream, deflated=deflated), side

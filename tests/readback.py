@@ -194,13 +194,14 @@ def archive_lines(folder: Path) -> list[Archived]:
 OPCODES = {1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 
 
-def frames_in(stream: bytes, *, deflated: bool = False) -> list[tuple[str, bytes]]:
-    """(type, payload) of every whole websocket message in `stream` (RFC 6455 section 5.2), fragments joined, masks and deflate undone.
+def frames_in(stream: bytes, *, deflated: bool = False) -> list[tuple[str, bytes, int | None]]:
+    """(type, payload, close code) of every whole websocket message in `stream` (RFC 6455 section 5.2): fragments joined, masks and
+    deflate undone.
 
-    A close frame's payload is its reason, without the code in front.
+    A close frame's payload is its reason; the code is 1005 where it carries none, and None for every other type.
     """
     inflate = zlib.decompressobj(-15)
-    found: list[tuple[str, bytes]] = []
+    found: list[tuple[str, bytes, int | None]] = []
     kind, compressed, message = "", False, b""
     while len(stream) >= 2:
         first, second = stream[0], stream[1]
@@ -212,17 +213,13 @@ def frames_in(stream: bytes, *, deflated: bool = False) -> list[tuple[str, bytes
             payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
         opcode = first & 0x0F
         if opcode >= 8:
-            found.append((OPCODES[opcode], payload[2:] if opcode == 8 else payload))
+            code = (int.from_bytes(payload[:2]) or 1005) if opcode == 8 else None
+            found.append((OPCODES[opcode], payload[2:] if opcode == 8 else payload, code))
             continue
         if opcode:
             kind, compressed, message = OPCODES[opcode], deflated and bool(first & 0x40), b""
         message += payload
         if first & 0x80:
             # RFC 7692 section 7.2.2: the four bytes every sender leaves out. One decompressor for all: context takeover is the default.
-            found.append((kind, inflate.decompress(message + b"\x00\x00\xff\xff") if compressed else message))
+            found.append((kind, inflate.decompress(message + b"\x00\x00\xff\xff") if compressed else message, None))
     return found
-
-
-def message_bytes(message: dict[str, Any]) -> bytes:
-    """The payload of an archived websocket message."""
-    return slice_bytes(message)
