@@ -282,6 +282,16 @@ async def openai_realtime(sdk: Clients, models: Models) -> Any:
 
 
 @call
+async def openai_responses_socket(sdk: Clients, models: Models) -> Any:
+    async with within(sdk.openai.responses.connect()) as connection:
+        await got(connection.response.create(model=models.gpt, input=PLAIN))
+        events = [plain(await got(connection.recv()))]
+        while events[-1]["type"] != "response.completed":
+            events.append(plain(await got(connection.recv())))
+    return events
+
+
+@call
 async def anthropic_message(sdk: Clients, models: Models) -> Any:
     raw = await got(sdk.anthropic.messages.with_raw_response.create(model=models.claude, max_tokens=512, messages=PLAIN))
     return raw.status_code, plain(await got(raw.parse()))
