@@ -39,5 +39,4 @@ def running(folder: Path) -> Iterator[int]:
         assert isinstance(listening, re.Match), process.output()
         yield int(listening[1])
     finally:
-        process.process.terminate()
-        process.process.wait()
+        process.kill()

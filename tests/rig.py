@@ -73,11 +73,14 @@ class Started:
             self.process.send_signal(how)
         try:
             await wait_for(lambda: not self.running, deadline=40.0)
-        except AssertionError:
-            self.process.kill()
-            self.process.wait()
-            raise
+        finally:
+            self.kill()
         return int(self.process.returncode)
+
+    def kill(self) -> None:
+        """End it now, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
 
 
 @dataclass(slots=True)
@@ -147,7 +150,11 @@ async def _serve(folder: Path, values: Mapping[str, Any], routes: Mapping[str, s
         (folder / "verbatim.toml").write_text(_toml({**values, "port": port}, routes))
         command = [sys.executable, "-P", "-W", "error", "-m", "gateway.cli", "serve"]
         process = Started(command, log=folder / f"gateway{attempt}.log", cwd=folder, env=env)
-        await wait_for(lambda process=process, port=port: not process.running or _healthy(port))
+        try:
+            await wait_for(lambda process=process, port=port: not process.running or _healthy(port))
+        except BaseException:
+            process.kill()
+            raise
         if process.running:
             return process, port
         if "in use" not in process.output():  # someone else took the port between our look and the gateway's bind

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
 
 import httpx
 import websockets
@@ -45,9 +44,6 @@ async def _sow(url: str) -> int:
             *(sow(client) for sow in (_thoughts, _reasoning, _gemini, _gemini_tool, _embeddings, _upload, _limited, _broken, _left)),
         )
     return sum(counts)
-
-
-Sower = Callable[[httpx.AsyncClient], Awaitable[int]]
 
 
 async def _tool_conversation(client: httpx.AsyncClient) -> int:
