@@ -5,6 +5,7 @@ It opens segments for reading, refuses symbolic links, and inflates nothing. Not
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from bisect import bisect_left
@@ -29,15 +30,19 @@ _STEP: Final = 100_000
 """Members hopped over in one step: 0.1 s or so."""
 DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
+_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM}
 
 
 def open_segment(folder: Path, name: str) -> int:
-    """A descriptor of the segment `name`, for reading. Raises BadName for any other name, NotFound when it is no regular file there."""
+    """A descriptor of the segment `name`, for reading. Raises BadName for any other name, NotFound when no regular file that we may read
+    is there, OSError when this machine cannot open anything more."""
     if not SEGMENT_NAME.fullmatch(name):
         raise BadName("not the name of a segment")
     try:
         fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
         raise NotFound(f"segment {name} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -1,7 +1,8 @@
 """The archive, read: lists of exchanges, one exchange whole, and the archive's own events. It never writes a byte.
 
 Every method blocks on the disk and may be called from any thread. Damage is a value (`Event`, `Exchange.unread`); only what a caller
-got wrong, or what is not there, is an exception. What is being written while it is read is "not yet", never an error.
+got wrong, or what is not there, is an ArchiveError; a machine out of descriptors or memory shows as the OSError it is. What is being
+written while it is read is "not yet", never an error.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Reader:
         for name, offset in places[len(known) :]:
             try:
                 parts.append((skim.skim(files.open(name), offset), name, offset))
-            except (ArchiveError, OSError) as error:
+            except ArchiveError as error:
                 self._note(name, offset, error)
         for part, name, offset in sorted(parts, key=lambda it: _number(it[0])):
             longer = copy(summary)
@@ -201,7 +202,7 @@ class Reader:
                 try:
                     fd = files.open(name)
                     events.append(event(skim.skim(fd, offset), Place(name, offset, skim.lengths(fd, offset)[0])))
-                except (ArchiveError, OSError) as error:
+                except ArchiveError as error:
                     events.append(damage(Place(name, offset, 0), str(error)))
             self._writers.learn(events)
             self._events[name] = (state, events)
@@ -250,7 +251,7 @@ def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int)
                 line, part = b"", skim.skim(fd, offset)
             Summary().fold(part)  # of the schema?
             parts.append((part, place, line))
-        except (ArchiveError, OSError) as error:
+        except ArchiveError as error:
             unread.append((place, str(error)))
     if not parts:
         raise NotFound(f"no member of {entry.id} can be read")
@@ -266,7 +267,7 @@ def _contains(places: list[tuple[str, int]], needle: bytes, files: _Files) -> bo
         try:
             if skim.contains(files.open(name), offset, needle):
                 return True
-        except (ArchiveError, OSError):
+        except ArchiveError:
             continue  # what cannot be read holds nothing that could be found; `events` tells of the damage
     return False
 

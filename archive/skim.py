@@ -5,6 +5,7 @@ Whatever a member inflates to, memory stays at a few MiB unless the caller asks 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -60,7 +61,7 @@ def read_line(fd: int, offset: int, *, limit: int) -> bytes:
     length, _ = lengths(fd, offset)
     if length > limit + _SMALL:
         raise DamagedMember(f"a member of {length} bytes is longer than its line may be")
-    return unpack(os.pread(fd, length, offset), limit=limit).removesuffix(b"\n")
+    return unpack(_pread(fd, length, offset), limit=limit).removesuffix(b"\n")
 
 
 def skim(fd: int, offset: int) -> Json:
@@ -90,7 +91,7 @@ def pieces(fd: int, offset: int) -> Iterator[bytes]:
     inflater = zlib.decompressobj(31)
     try:
         while offset < end and not inflater.eof:
-            data = os.pread(fd, min(_READ, end - offset), offset)
+            data = _pread(fd, min(_READ, end - offset), offset)
             if not data:
                 break
             offset += len(data)
@@ -109,13 +110,22 @@ def pieces(fd: int, offset: int) -> Iterator[bytes]:
         raise DamagedMember("the deflated data does not end where the member does")
 
 
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise DamagedMember("the disk cannot read it") from error
+        raise
+
+
 def lengths(fd: int, offset: int) -> tuple[int, int]:
     """Bytes of the member at `offset`, and of its line as its trailer has it, modulo 2**32 (RFC 1952 section 2.3.1); a trailer that
     lies is found out on reading. Raises DamagedMember where no member begins."""
-    tag = read_tag(os.pread(fd, HEADER_LENGTH, offset))
+    tag = read_tag(_pread(fd, HEADER_LENGTH, offset))
     if tag is None:
         raise DamagedMember("no member begins here")
-    return tag.length, int.from_bytes(os.pread(fd, 4, offset + tag.length - 4), "little")
+    return tag.length, int.from_bytes(_pread(fd, 4, offset + tag.length - 4), "little")
 
 
 def _small(fd: int, offset: int) -> bytes | None:

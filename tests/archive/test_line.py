@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import HOUR, Shelf, in_parts, parsed, whole
+from samples import HOUR, in_parts, parsed, whole
 
 from archive import line as line_module
 from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
 from archive.record import Body, BodyStream, Client, End, EndReason, Message, Record, Redaction, Timing, Upstream, new_id
+from archive.segment import segments
+from archive.writer import Writer
 
 
 def bytes_of(body: dict[str, Any] | None) -> bytes:
@@ -308,14 +310,15 @@ def test_the_archives_own_lines_have_one_form() -> None:
 
 
 def test_zcat_and_jq_read_the_file(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "archive")
-    shelf.open()
-    for data in AWKWARD.values():
-        path = shelf.put(whole(answer=data))
-    shelf.put(in_parts([b"ab\xf0\x9f", b"\x99\x82cd"]))
-    shelf.close()
-    zcat = subprocess.run(["zcat", str(path)], check=True, capture_output=True).stdout
-    assert zcat.count(b"\n") == shelf.seq
+    writer = Writer(tmp_path / "archive", version="1", min_free=0)
+    writer.start()
+    for record in [*(whole(answer=data) for data in AWKWARD.values()), *in_parts([b"ab\xf0\x9f", b"\x99\x82cd"])]:
+        assert writer.put(record)
+    assert writer.close(20)
+    paths = segments(tmp_path / "archive")
+    zcat = subprocess.run(["zcat", *map(str, paths)], check=True, capture_output=True).stdout
+    assert zcat.count(b"\n") == len(AWKWARD) + 4
+    assert subprocess.run(["jq", "."], input=zcat, check=True, capture_output=True).stdout
     kinds = subprocess.run(["jq", "-r", ".kind"], input=zcat, check=True, capture_output=True).stdout.split()
     assert kinds == [b"open", *[b"exchange"] * (len(AWKWARD) + 2), b"close"]
     texts = subprocess.run(["jq", "-c", 'select(.kind=="exchange") | .response.body.text'], input=zcat, check=True, capture_output=True)

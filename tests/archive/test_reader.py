@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import resource
 import socket
+import subprocess
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -309,13 +311,11 @@ def unended(shelf: Shelf) -> str:
 
 
 @pytest.fixture
-def dead() -> Iterator[int]:
+def dead() -> int:
     """The pid of a process that is no more."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
 
 
 def end_of(shelf: Shelf, name: str) -> str | None:
@@ -431,6 +431,69 @@ def test_a_torn_end_of_an_hour_gone_by_is_damage(shelf: Shelf) -> None:
     assert reader.events() == []
     shelf.put(whole(HOUR + 4000))
     assert [event.kind for event in reader.events()] == ["damage"]
+
+
+@pytest.mark.parametrize(
+    "tail", ["nothing", "one byte", "header", "no trailer", "zeros", "garbage", "text", "a plain gzip", "flipped header"]
+)
+def test_whatever_a_crash_leaves_at_the_end_the_rest_is_read(shelf: Shelf, tail: str) -> None:
+    records = [whole(HOUR + 1), whole(HOUR + 2)]
+    path = shelf.put(records)
+    more = shelf.pack(whole(HOUR + 3))
+    flipped = bytearray(more)
+    flipped[3] ^= 0x40
+    shelf.raw(
+        {
+            "nothing": b"",
+            "one byte": more[:1],
+            "header": more[: member.HEADER_LENGTH],
+            "no trailer": more[: -member.TRAILER_LENGTH],
+            "zeros": bytes(4096),
+            "garbage": os.urandom(3000),
+            "text": b"Traceback (most recent call last):\n",
+            "a plain gzip": gzip.compress(b"{}\n"),
+            "flipped header": bytes(flipped),
+        }[tail]
+    )
+    before = path.read_bytes()
+    reader = Reader(shelf.folder)
+    assert ids(reader) == sorted(named(records), reverse=True)
+    assert reader.events() == []
+    later = whole(HOUR + 4)
+    shelf.put(later)
+    assert ids(reader) == [id_text(later.id), *sorted(named(records), reverse=True)]
+    assert [event.kind for event in reader.events()] == ([] if tail == "nothing" else ["damage"])
+    assert path.read_bytes().startswith(before)
+
+
+def test_an_empty_or_huge_segment_is_no_trouble(shelf: Shelf) -> None:
+    record = whole()
+    path = shelf.put(record)
+    (shelf.folder / "2026-11-19T09.jsonl.gz").touch()
+    os.truncate(path, 1 << 30)
+    tracemalloc.start()
+    try:
+        assert ids(Reader(shelf.folder)) == named([record])
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_out_of_descriptors_is_no_damage_and_no_empty_list(shelf: Shelf) -> None:
+    record = whole()
+    shelf.put(record)
+    reader = Reader(shelf.folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            reader.page()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert ids(reader) == named([record])
+    assert reader.events() == []
 
 
 @pytest.mark.parametrize(
