@@ -79,7 +79,7 @@ class Writer:
     takes records again, a gap line says from when to when, how many were lost (perhaps none), and why.
 
     **Safety.** See `Sync`. A failed sync is never retried as if nothing were the matter: it is counted and warned of, with "record"
-    those records do not count as written, and later records go through a descriptor opened anew.
+    those records are not acknowledged, and later records go through a descriptor opened anew, to the end of the same segment.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from archive.line import SERVICE_PART
 from archive.member import Found, scan
 from archive.record import Body, Record, id_text
 from archive.segment import segments
+from archive.verify import verify
 from archive.writer import Writer
 
 
@@ -74,9 +75,24 @@ def test_every_number_is_there_or_a_gap_accounts_for_it(tmp_path: Path, caplog: 
     assert sum(gap["bytes"] for gap in gaps) == stats.dropped_bytes
     assert {gap["why"] for gap in gaps} == {"the queue is full"}
     assert lines[-1]["close"] == {"written": stats.written, "dropped": stats.dropped}
+    assert verify([tmp_path]).complete
     kept = exchanges(lines)
     assert kept == [each for each in ids(offered) if each in set(kept)]  # in order, none twice
     assert len([each for each in caplog.records if "were lost" in each.message]) == 1
+
+
+def test_what_a_producer_had_to_give_up_is_told_of(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        for number in range(5):
+            writer.lose(bytes(15) + bytes([number % 2]), 100, "the tape was full")
+        writer.put(record())
+        assert writer.close(10)
+    lines = archive_records(tmp_path)
+    gaps = [each["gap"] for each in lines if each["kind"] == "gap"]
+    assert (sum(gap["records"] for gap in gaps), sum(gap["bytes"] for gap in gaps)) == (5, 500)
+    assert {gap["why"] for gap in gaps} == {"the tape was full"}
+    assert (writer.stats().dropped, writer.stats().dropped_bytes, writer.stats().written) == (5, 500, 1)
+    assert unexplained(lines) == set()
 
 
 def test_a_record_that_cannot_be_encoded_loses_only_itself(
