@@ -139,7 +139,11 @@ def test_lost_bytes_in_a_member_do_not_hide_the_next() -> None:
     ]
 
 
-@pytest.mark.parametrize("between", [bytes(4096), os.urandom(70_000), b"plain text\n", gzip.compress(b'{"foreign":1}\n')])
+@pytest.mark.parametrize(
+    "between",
+    [bytes(4096), os.urandom(70_000), b"plain text\n", gzip.compress(b'{"foreign":1}\n')],
+    ids=["zeros", "garbage", "plain text", "plain gzip"],
+)
 def test_what_is_not_ours_between_members_is_reported_and_passed(between: bytes) -> None:
     one, two = members(2)
     assert found(one + between + two) == [
