@@ -13,7 +13,7 @@ function get(url, tag) {
     request.timeout = 20000;
     if (tag) request.setRequestHeader("If-None-Match", tag);
     request.onloadend = () =>
-      resolve({ status: request.status, page: request.response, tag: request.status ? request.getResponseHeader("ETag") : null });
+      resolve({ status: request.status, page: request.status === 200 ? request.response : null, tag: request.status ? request.getResponseHeader("ETag") : null });
     request.send();
   });
 }

@@ -92,7 +92,7 @@ class Tab:
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             with contextlib.suppress(AssertionError, RuntimeError):  # the page may be between two documents
-                if await self.run(expression):
+                if await self.run(f"!!({expression})"):
                     return
             assert asyncio.get_running_loop().time() < deadline, f"never true: {expression}"
             await asyncio.sleep(0.05)
@@ -202,7 +202,7 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
         yield browser
 
 
-def exchange(
+def make_exchange(
     *,
     ago: float = 0.0,
     method: bytes = b"POST",
@@ -238,7 +238,7 @@ def exchange(
     )
 
 
-def write(folder: Path, records: Iterable[Record]) -> list[str]:
+def write_archive(folder: Path, records: Iterable[Record]) -> list[str]:
     """Write `records` with the real writer; returns their ids."""
     writer = Writer(folder, version="0.0.test", min_free=0)
     writer.start()
@@ -257,6 +257,7 @@ class Viewer:
     port: int
     folder: Path
     client: httpx.AsyncClient
+    token: str = TOKEN
     bearer: dict[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {TOKEN}"})
 
     @property
@@ -276,29 +277,33 @@ class Viewer:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    async def raw(self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> tuple[int, bytes]:
+    async def raw(self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, host: bytes | None = b"127.0.0.1") -> tuple[int, bytes]:
         """GET a target exactly as it is spelt, which no client library would send. Returns status and body."""
+        status, body, _ = await self.raw_head(target, headers, host=host)
+        return status, body
+
+    async def raw_head(
+        self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, host: bytes | None = b"127.0.0.1"
+    ) -> tuple[int, bytes, bytes]:
+        """As `raw`, and the head."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        fields = [
-            (b"Host", b"127.0.0.1:%d" % self.port),
-            (b"Authorization", b"Bearer " + TOKEN.encode()),
-            (b"Connection", b"close"),
-            *headers,
-        ]
+        fields = [(b"Authorization", b"Bearer " + TOKEN.encode()), (b"Connection", b"close"), *headers]
+        if host is not None:
+            fields.insert(0, (b"Host", b"%b:%d" % (host, self.port)))
         writer.write(b"GET " + target + b" HTTP/1.1\r\n" + b"".join(b"%b: %b\r\n" % it for it in fields) + b"\r\n")
         answer = await asyncio.wait_for(reader.read(), 20)
         writer.close()
         await writer.wait_closed()
         head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split(b" ")[1]), body
+        return int(head.split(b" ")[1]), body, head
 
 
 @contextlib.asynccontextmanager
-async def serve(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
+async def serve_viewer(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
     """The viewer of `folder` on a port of its own, on this test's loop, where whatever blocks is found out."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        app = create_app(folder, token=TOKEN, hosts=local_hosts(port), **options)
+        app = await asyncio.to_thread(create_app, folder, token=TOKEN, hosts=local_hosts(port), **options)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2)
         )
@@ -313,3 +318,36 @@ async def serve(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
         finally:
             server.should_exit = True
             await task
+
+
+# Fixtures hand these out, since test modules cannot import a conftest.
+
+
+@pytest.fixture
+def exchange() -> Any:
+    return make_exchange
+
+
+@pytest.fixture
+def write() -> Any:
+    return write_archive
+
+
+@pytest.fixture
+def serve() -> Any:
+    return serve_viewer
+
+
+@pytest.fixture
+async def viewer(tmp_path: Path) -> AsyncIterator[Viewer]:
+    """A viewer of an archive with one exchange in it."""
+    folder = tmp_path / "archive"
+    write_archive(folder, [make_exchange()])
+    async with serve_viewer(folder) as viewer:
+        yield viewer
+
+
+@pytest.fixture
+async def known_id(viewer: Viewer) -> str:
+    found = (await viewer.get("/api/exchanges")).json()["exchanges"]
+    return str(found[0]["id"])
