@@ -224,15 +224,23 @@ async def test_an_ambiguous_answer_reaches_no_one(answer: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"zz\r\nok\r\n0\r\n\r\n", b"2\nok\n0\n\n", b"0x2\r\nok\r\n", b"2\r\nokay\r\n", b"-2\r\n", b"2 \r\nok\r\n", b"8000000000000000\r\n"])
 async def test_a_broken_chunk_breaks_the_client_s_answer(body: bytes) -> None:
-    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" + body
-    async with Origin(answer) as origin, rig(origin) as gateway:
+    async def breaks(connection, _) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await wait_for(lambda: b"hello" in client.received)
+        await connection.send(body)
+        await connection.wait_ended()
+
+    async with Origin(breaks) as origin, rig(origin) as gateway:
         client = await gateway.client()
         await client.send(ASK)
         received = await client.read_to_end()
-        assert not received.endswith(b"0\r\n\r\n")
+        assert received.endswith(b"5\r\nhello\r\n")
         await client.close()
-        assert len(origin.connections) == 1
-    assert (await gateway.only()).complete[1] is False
+    kept = await gateway.only()
+    assert kept.complete[1] is False
+    assert kept.response_body == b"hello"
+    assert kept.end is not None
+    assert kept.end.reason == "upstream_closed"
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"])
