@@ -103,7 +103,7 @@ def main() -> int:
     try:
         writer.start()
     except Unwritable as error:
-        channel.send(FAILED, str(error))
+        channel.send(FAILED, error.strerror or str(error))
         return 1
     channel.send(READY, options["writer"]["version"])
     upstreams = {name: Upstream(name, url) for name, url in options["upstreams"].items()}

@@ -229,36 +229,40 @@ class Player:
         self._captures: dict[int, Capture] = {}
 
     def play(self, tape: bytes | memoryview) -> None:
-        """Replay what one `Tape.take` gave."""
-        captures = self._captures
+        """Replay what one `Tape.take` gave. Never raises: an exchange that cannot be replayed loses its record, and that is counted."""
         for event in marshal.loads(tape):  # noqa: S302 - written by the process that started this one, over a private socket
-            kind, number = event[0], event[1]
-            if kind == OPEN:
-                self._open(*event[1:])
-                continue
-            if kind == LOST:
+            if event[0] == LOST:
                 self._give_up(*event[1:])
                 continue
-            capture = captures.get(number)
-            if capture is None:
-                continue
-            if kind == RESPONSE_DATA:
-                capture.response_data(event[2], event[3])
-            elif kind == REQUEST_DATA:
-                capture.request_data(event[2], event[3])
-            elif kind == FRAMES:
-                capture.frames(*event[2:])
-            elif kind == REQUEST_END:
-                capture.request_end()
-            elif kind == RESPONSE_HEAD:
-                capture.response_head(_response(*event[2]), event[3])
-            elif kind == RESPONSE_END:
-                capture.response_end()
-            elif kind == OWN:
-                capture.own_response(*event[2:])
-            else:
-                capture.end(EndReason(event[2]), event[3], event[4])
-                del captures[number]
+            capture = self._captures.get(event[1])
+            try:
+                if event[0] == OPEN:
+                    self._open(*event[1:])
+                elif capture is not None:
+                    self._replay(capture, event)
+            except Exception as error:  # a bug of ours; its text might quote what passed
+                self._captures.pop(event[1], None)
+                self._lost(event[2] if capture is None else capture.id, 0, f"recording failed ({type(error).__name__})")
+
+    def _replay(self, capture: Capture, event: tuple[Any, ...]) -> None:
+        kind = event[0]
+        if kind == RESPONSE_DATA:
+            capture.response_data(event[2], event[3])
+        elif kind == REQUEST_DATA:
+            capture.request_data(event[2], event[3])
+        elif kind == FRAMES:
+            capture.frames(*event[2:])
+        elif kind == REQUEST_END:
+            capture.request_end()
+        elif kind == RESPONSE_HEAD:
+            capture.response_head(_response(*event[2]), event[3])
+        elif kind == RESPONSE_END:
+            capture.response_end()
+        elif kind == OWN:
+            capture.own_response(*event[2:])
+        else:
+            capture.end(EndReason(event[2]), event[3], event[4])
+            del self._captures[event[1]]
 
     def tick(self, now: float) -> None:
         """Cut parts that are old enough. About once a second."""

@@ -1,0 +1,197 @@
+"""The tape: what is told here is what a capture hears there; and who waits when nobody reads."""
+
+from __future__ import annotations
+
+from capturing import CLIENT, REQUEST, UPSTREAM, Remembering, opened, plain, request, response, tell
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive.record import EndReason, new_id
+from gateway.capture import CaptureLimits, InProcess
+from gateway.tape import STALLED, Player, Tape
+
+
+class Rig:
+    """A tape and a player with nothing between; flushes are the test's."""
+
+    def __init__(self, limit: int = 1 << 20, limits: CaptureLimits | None = None) -> None:
+        self.now = 100.0
+        self.flushes = 0
+        self.wakes = 0
+        self.recorder = Remembering()
+        self.lost: list[tuple[bytes, int, str]] = []
+        self.tape = Tape(limit, flush=self._flush, wake=self._wake, clock=lambda: self.now)
+        self.tape.started(self.now)
+        self.player = Player(
+            self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, lambda id, size, why: self.lost.append((id, size, why))
+        )
+
+    def _flush(self) -> None:
+        self.flushes += 1
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def pass_on(self, *, acknowledge: bool = True) -> None:
+        size = self.tape.size
+        data = self.tape.take()
+        if data:
+            self.player.play(data)
+        if acknowledge:
+            self.tape.acknowledged(size, self.now)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.binary(max_size=2000), st.integers(100, 3000), st.data())
+def test_a_replayed_exchange_is_recorded_as_if_told_directly(
+    pieces: list[bytes], body: bytes, part_bytes: int, data: st.DataObject
+) -> None:
+    limits, id = CaptureLimits(part_bytes=part_bytes), new_id(7)
+    direct = Remembering()
+    tell(InProcess(direct, limits), id=id, body=body, answer=tuple(pieces))
+    rig = Rig(limits=limits)
+    tell(rig.tape, id=id, body=body, answer=tuple(pieces))
+    rig.pass_on()
+    assert [plain(record) for record in rig.recorder.records] == [plain(record) for record in direct.records]
+    assert rig.tape.unread == 0
+
+
+def test_websocket_bytes_are_replayed() -> None:
+    upgrade = request(REQUEST.replace(b"Content-Length: 5\r\n", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"))
+    switched = response(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    rig = Rig()
+    told = opened(rig.tape, head=upgrade)
+    assert told is not None
+    told.response_head(switched, 100.1)
+    told.frames("upstream", b"\x81\x05hello", 100.2)
+    told.frames("client", b"\x81\x82\x00\x00\x00\x00hi", 100.3)
+    told.end(EndReason.CLIENT_CLOSED, "", 100.4)
+    rig.pass_on()
+    (record,) = rig.recorder.records
+    assert [(m.side, m.type, m.data) for m in plain(record)["messages"]] == [("upstream", "text", b"hello"), ("client", "text", b"hi")]
+
+
+def test_events_wake_once_and_flush_when_a_batch_is_full() -> None:
+    rig = Rig()
+    told = opened(rig.tape)
+    assert told is not None
+    told.request_data([b"x"], 100.0)
+    assert (rig.wakes, rig.flushes) == (1, 0)
+    told.request_data([b"x" * 70_000], 100.0)
+    assert rig.flushes == 1
+    rig.pass_on()
+    told.request_end()
+    assert rig.wakes == 2
+
+
+def test_an_event_that_cannot_be_replayed_costs_only_its_exchange() -> None:
+    rig = Rig()
+    id = new_id(3)
+    broken = opened(rig.tape, id=id)
+    assert broken is not None
+    broken.response_data([b"no head came before"], 100.0)
+    tell(rig.tape)
+    rig.pass_on()
+    assert [(lost[0], lost[2]) for lost in rig.lost] == [(id, "recording failed (AssertionError)")]
+    assert len(rig.recorder.records) == 1
+
+
+def test_who_tells_too_much_is_held_until_there_is_room() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    full: list[bool] = []
+    told.on_full = lambda: full.append(True)
+    told.request_data([b"x" * 20_000], 100.0)
+    assert full
+    assert not told.offer(last=False)
+    rig.pass_on()
+    assert told.offer(last=False)
+    assert rig.tape.lost == 0
+
+
+def test_who_finds_no_room_in_time_loses_the_record_and_it_is_told_so() -> None:
+    rig = Rig(limit=10_000)
+    id = new_id(5)
+    told = opened(rig.tape, id=id)
+    assert told is not None
+    told.on_full = lambda: None
+    told.request_data([b"x" * 20_000], 100.0)
+    assert told.offer(last=True)
+    assert rig.tape.lost == 1
+    told.response_data([b"never"], 101.0)
+    told.end(EndReason.COMPLETE, "", 101.0)
+    rig.pass_on()
+    rig.pass_on()
+    assert [(lost[0], lost[1] >= 20_000) for lost in rig.lost] == [(id, True)]
+    assert rig.recorder.records == []
+
+
+def test_an_exchange_that_has_told_all_is_not_lost_for_want_of_room() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    told.request_data([b"x" * 9_000], 100.0)
+    held: list[bool] = []
+    told.on_full = lambda: held.append(True)
+    told.end(EndReason.COMPLETE, "x" * 10, 101.0)
+    big = opened(rig.tape)
+    assert big is not None
+    big.request_data([b"x" * 9_000], 100.0)
+    assert told.offer(last=True)
+    rig.pass_on()
+    assert rig.recorder.records[0].end is not None
+
+
+def test_nobody_waits_for_a_recorder_that_stands_still() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    told.request_data([b"x" * 9_500], 100.0)
+    rig.pass_on(acknowledge=False)
+    rig.now += STALLED + 0.1
+    told.on_full = lambda: (_ for _ in ()).throw(AssertionError("held back"))  # type: ignore[assignment]
+    told.response_data([b"x" * 5_000], rig.now)
+    assert rig.tape.lost == 1
+    assert rig.tape.open(new_id(9), 0.0, rig.now, CLIENT, UPSTREAM, request()) is None
+    assert rig.tape.lost == 2
+
+
+def test_a_keeper_that_was_idle_is_not_taken_for_stuck() -> None:
+    rig = Rig(limit=10_000)
+    rig.now += 3600
+    told = opened(rig.tape)
+    assert told is not None
+    full: list[bool] = []
+    told.on_full = lambda: full.append(True)
+    told.request_data([b"x" * 4_000], rig.now)
+    rig.pass_on(acknowledge=False)
+    told.request_data([b"x" * 20_000], rig.now)
+    assert full
+    assert rig.tape.lost == 0
+
+
+def test_a_dead_keeper_costs_the_exchanges_under_way() -> None:
+    rig = Rig()
+    told = opened(rig.tape)
+    assert told is not None
+    rig.tape.stopped()
+    told.end(EndReason.COMPLETE, "", 101.0)
+    assert rig.tape.lost == 1
+    assert opened(rig.tape) is None
+    rig.tape.started(rig.now)
+    tell(rig.tape)
+    rig.pass_on()
+    assert len(rig.recorder.records) == 1
+    assert len(rig.lost) == 2
+
+
+def test_what_was_told_of_unfinished_exchanges_is_kept_when_the_teller_is_gone() -> None:
+    rig = Rig()
+    told = opened(rig.tape)
+    assert told is not None
+    told.request_data([b"hello"], 100.0)
+    rig.pass_on()
+    rig.player.cut(101.0)
+    (record,) = rig.recorder.records
+    assert record.end is None
+    assert plain(record)["request_body"][0] == b"hello"
