@@ -105,6 +105,22 @@ def test_tests_are_no_package() -> None:
     assert not [name for name in tracked("tests") if name.endswith("__init__.py")]
 
 
+def test_ci_runs_what_a_developer_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert "set -euo pipefail" in lines
+    assert lines[-1] == "exec make test", "no check that only CI knows, and the last words are pytest's"
+
+
+def test_make_lists_every_command() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.findall(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)[0].split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    unlisted = [target for target in phony if not re.search(rf"^  make {target} +\S", listed, flags=re.MULTILINE)]
+    assert unlisted == ["env", "dev", "installed"], "what is not a command but a step of one"
+
+
 # The wheel
 
 
