@@ -20,13 +20,11 @@ from starlette.types import Send
 
 from gateway.demo import anthropic, cable, chat, gemini, responses
 from gateway.demo.mind import reply
-from gateway.demo.words import Ask, Json, Reply, Stamp
+from gateway.demo.words import MALFORMED, Ask, Json, Reply, Stamp, spaced
 
 __all__ = ["app"]
 
 T = TypeVar("T")
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What reading a body of the wrong shape raises."""
 COMPRESS_FROM = 600
 """Bytes from which an answer is compressed for those who accept it, as the real front ends do."""
 GEMINI_VERSIONS = ("v1beta", "v1")
@@ -38,7 +36,7 @@ class Dialect(Protocol):
     """One provider's way of saying things: what each dialect module offers."""
 
     def read(self, body: Json) -> Ask:
-        """What a request asks for. Raises one of MALFORMED where it asks for nothing."""
+        """What a request asks for. Raises one of MALFORMED where it is malformed."""
 
     def whole(self, ask: Ask, reply: Reply, stamp: Stamp) -> Json:
         """The answer in one piece."""
@@ -70,7 +68,7 @@ def app(pace: float = 1.0) -> Starlette:
         return Route(path, endpoint, methods=["POST"])
 
     def generate(path: str, dialect: Dialect) -> Route:
-        return post(path, dialect, lambda _, raw: dialect.read(json.loads(raw)), _generate)
+        return post(path, dialect, lambda _, raw: _think(dialect.read(json.loads(raw))), _generate)
 
     return Starlette(
         routes=[
@@ -89,15 +87,20 @@ def app(pace: float = 1.0) -> Starlette:
     )
 
 
-async def _generate(dialect: Dialect, request: Request, ask: Ask, stamp: Stamp, pace: float) -> Response:
+def _think(ask: Ask) -> tuple[Ask, Reply]:
+    return ask, reply(ask)
+
+
+async def _generate(dialect: Dialect, request: Request, thought: tuple[Ask, Reply], stamp: Stamp, pace: float) -> Response:
+    ask, said = thought
     if ask.model == "demo-429":
         message = "Rate limit reached for demo-429 in the demo upstream. Please try again in 1s."
         return _error(dialect, 429, message, stamp, {"retry-after": "1"})
     if ask.stream:
-        return _stream(dialect, ask, dialect.events(ask, reply(ask), stamp), stamp, pace, EVENTS)
-    answer = dialect.whole(ask, reply(ask), stamp)
+        return _stream(dialect, ask, dialect.events(ask, said, stamp), stamp, pace, EVENTS)
+    answer = dialect.whole(ask, said, stamp)
     if ask.model == "demo-abort":
-        return _stream(dialect, ask, iter([json.dumps(answer, indent=2)]), stamp, pace, JSON)
+        return _stream(dialect, ask, iter([spaced(answer, indent=2)]), stamp, pace, JSON)
     return await _plain(dialect, request, answer, stamp, pace)
 
 
@@ -110,19 +113,20 @@ async def _count_tokens(dialect: Dialect, request: Request, ask: Ask, stamp: Sta
     return await _plain(dialect, request, {"input_tokens": ask.prompt_tokens}, stamp, pace)
 
 
-def _read_gemini(request: Request, raw: bytes) -> Ask:
+def _read_gemini(request: Request, raw: bytes) -> tuple[Ask, Reply]:
     streaming = request.path_params["verb"] == "streamGenerateContent"
-    return gemini.read({**json.loads(raw), "model": request.path_params["model"], "stream": streaming})
+    return _think(gemini.read({**json.loads(raw), "model": request.path_params["model"], "stream": streaming}))
 
 
-async def _gemini(dialect: Dialect, request: Request, ask: Ask, stamp: Stamp, pace: float) -> Response:
+async def _gemini(dialect: Dialect, request: Request, thought: tuple[Ask, Reply], stamp: Stamp, pace: float) -> Response:
+    ask, said = thought
     verb = request.path_params["verb"]
     if verb == "countTokens":
         return await _plain(dialect, request, {"totalTokens": ask.prompt_tokens}, stamp, pace)
     if verb == "streamGenerateContent" and request.query_params.get("alt") != "sse" and ask.model != "demo-429":
-        return _stream(dialect, ask, gemini.array(ask, reply(ask), stamp), stamp, pace, JSON)
+        return _stream(dialect, ask, gemini.array(ask, said, stamp), stamp, pace, JSON)
     if verb in {"generateContent", "streamGenerateContent"}:
-        return await _generate(dialect, request, ask, stamp, pace)
+        return await _generate(dialect, request, thought, stamp, pace)
     return _error(dialect, 404, f"The demo does not know the method {verb}.", stamp)
 
 
@@ -176,7 +180,7 @@ async def _unknown(request: Request, exc: Exception) -> Response:
 
 
 def _json(dialect: Dialect, request: Request, value: Json, stamp: Stamp) -> Response:
-    body = json.dumps(value, ensure_ascii=False, indent=None if dialect is anthropic else 2).encode()
+    body = spaced(value, indent=None if dialect is anthropic else 2).encode()
     headers = dialect.headers(stamp, 200)
     if len(body) >= COMPRESS_FROM and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, mtime=0)
@@ -185,5 +189,5 @@ def _json(dialect: Dialect, request: Request, value: Json, stamp: Stamp) -> Resp
 
 
 def _error(dialect: Dialect, status: int, message: str, stamp: Stamp, extra: dict[str, str] | None = None) -> Response:
-    body = json.dumps(dialect.error(status, message, stamp), ensure_ascii=False)
+    body = spaced(dialect.error(status, message, stamp))
     return Response(body, status, dialect.headers(stamp, status) | (extra or {}), JSON)

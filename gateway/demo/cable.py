@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway.demo import chat, responses
 from gateway.demo.mind import reply
 from gateway.demo.realtime import Session
-from gateway.demo.words import Stamp, compact
+from gateway.demo.words import MALFORMED, Stamp, compact
 
 __all__ = ["routes"]
 
@@ -55,10 +55,11 @@ def _response(text: str) -> Iterator[list[str]]:
     stamp = Stamp(text.encode())
     try:
         ask = responses.read(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = reply(ask)
+    except MALFORMED as error:
         yield [compact({"type": "error", "status": 400, **responses.error(400, f"{type(error).__name__}: {error}", stamp)})]
         return
-    yield from responses.messages(ask, reply(ask), stamp)
+    yield from responses.messages(ask, said, stamp)
 
 
 async def _refuse(websocket: WebSocket, stamp: Stamp) -> None:

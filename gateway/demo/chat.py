@@ -17,7 +17,8 @@ from gateway.demo.words import Ask, Json, Reply, Stamp, Tool, compact, count_tok
 __all__ = ["embeddings", "error", "events", "file", "headers", "models", "read", "text_of", "whole"]
 
 MODELS = ("gpt-5", "gpt-5-mini", "gpt-realtime", "text-embedding-3-small", "demo-429", "demo-abort")
-DIMENSIONS = 1536
+DIMENSIONS, MOST_DIMENSIONS = 1536, 3072
+"""What text-embedding-3-small gives unasked, and the most that OpenAI's models give."""
 
 
 def read(body: Json) -> Ask:
@@ -156,9 +157,12 @@ def models() -> Json:
 
 
 def embeddings(body: Json) -> Json:
-    """One vector of unit-like numbers per input, the same for the same input. Raises KeyError or TypeError where `body` is malformed."""
+    """One vector of unit-like numbers per input, the same for the same input. Raises ValueError,
+    KeyError or TypeError where `body` is malformed."""
     inputs = body["input"] if isinstance(body["input"], list) and not all(isinstance(i, int) for i in body["input"]) else [body["input"]]
     size = body.get("dimensions") or DIMENSIONS
+    if not 0 < size <= MOST_DIMENSIONS:
+        raise ValueError(f"dimensions must be from 1 to {MOST_DIMENSIONS}")
     vectors: list[Any] = [_vector(json.dumps(item), size) for item in inputs]
     if body.get("encoding_format") == "base64":  # what OpenAI's own SDK asks for: little-endian 32-bit floats
         vectors = [base64.b64encode(struct.pack(f"<{size}f", *vector)).decode() for vector in vectors]

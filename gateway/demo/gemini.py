@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.demo.words import Ask, Json, Reply, Stamp, Tool, count_tokens, pieces
+from gateway.demo.words import Ask, Json, Reply, Stamp, Tool, count_tokens, pieces, spaced
 
 __all__ = ["array", "error", "events", "headers", "models", "read", "whole"]
 
@@ -66,14 +66,14 @@ def whole(ask: Ask, reply: Reply, stamp: Stamp) -> Json:
 def events(ask: Ask, reply: Reply, stamp: Stamp) -> Iterator[str]:
     """The answer as server-sent events; the lines end in CRLF, as Google's do."""
     for response in _stream(ask, reply, stamp):
-        yield f"data: {json.dumps(response, ensure_ascii=False)}\r\n\r\n"
+        yield f"data: {spaced(response)}\r\n\r\n"
 
 
 def array(ask: Ask, reply: Reply, stamp: Stamp) -> Iterator[str]:
     """The answer as one JSON array that arrives element by element: what the API does without `alt=sse`."""
     before = "["
     for response in _stream(ask, reply, stamp):
-        yield before + json.dumps(response, ensure_ascii=False, indent=2)
+        yield before + spaced(response, indent=2)
         before = ",\r\n"
     yield "]"
 

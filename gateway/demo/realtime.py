@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from gateway.demo.chat import text_of
 from gateway.demo.mind import reply
-from gateway.demo.words import Ask, Json, Reply, Stamp, count_tokens, pieces
+from gateway.demo.words import MALFORMED, Ask, Json, Reply, Stamp, count_tokens, pieces
 
 __all__ = ["Session"]
 
@@ -33,33 +33,28 @@ class Session:
         """The events that answer one message, those that come together in one list."""
         self._said.append(text.encode())
         try:
-            event = json.loads(text)
-            kind = event["type"]
-        except (ValueError, KeyError, TypeError):
-            yield [self._error("The server could not parse the event.", None)]
-            return
-        match kind:
+            bursts = self._answer(json.loads(text))
+        except MALFORMED as error:
+            bursts = iter([[self._error(f"The server could not read the event ({type(error).__name__}: {error}).", None)]])
+        yield from bursts
+
+    def _answer(self, event: Json) -> Iterator[list[Json]]:
+        match event["type"]:
             case "session.update":
-                self._settings |= {key: value for key, value in event.get("session", {}).items() if key != "type"}
-                yield [self._event("session.updated", session=self._session())]
+                self._settings |= {key: value for key, value in event["session"].items() if key != "type"}
+                return iter([[self._event("session.updated", session=self._session())]])
             case "conversation.item.create":
-                item = {
-                    "id": self._stamp().id("item_", length=21),
-                    "object": "realtime.item",
-                    "status": "completed",
-                    **event.get("item", {}),
-                }
+                own_id = self._stamp().id("item_", length=21)
+                item: Json = {"id": own_id, "object": "realtime.item", "status": "completed", **event["item"]}
                 self._asked.append(text_of(item.get("content")))
-                yield [
-                    self._event("conversation.item.added", previous_item_id=None, item=item),
-                    self._event("conversation.item.done", previous_item_id=None, item=item),
-                ]
+                kinds = ("conversation.item.added", "conversation.item.done")
+                return iter([[self._event(kind, previous_item_id=None, item=item) for kind in kinds]])
             case "response.create":
                 question = self._asked[-1] if self._asked else ""
                 ask = Ask(self._model, question, count_tokens("".join(self._asked)))
-                yield from self._respond(ask, reply(ask))
-            case _:
-                yield [self._error(f"Unknown event type '{kind}'.", event.get("event_id"))]
+                return self._respond(ask, reply(ask))
+            case kind:
+                return iter([[self._error(f"Unknown event type '{kind}'.", event.get("event_id"))]])
 
     def _respond(self, ask: Ask, reply: Reply) -> Iterator[list[Json]]:
         stamp = self._stamp()

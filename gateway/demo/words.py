@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Ask", "Call", "Json", "Reply", "Stamp", "Tool", "compact", "count_tokens", "pieces"]
+__all__ = ["MALFORMED", "Ask", "Call", "Json", "Reply", "Stamp", "Tool", "compact", "count_tokens", "pieces", "spaced"]
 
 Json = dict[str, Any]
 
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading JSON of the wrong shape raises."""
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 EPOCH = 1_763_632_800
 """2025-11-20T10:00:00Z; invented times count from here."""
@@ -124,4 +126,14 @@ def count_tokens(text: str) -> int:
 
 def compact(value: Json) -> str:
     """JSON as it goes over a wire: no spaces, text as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _sound(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def spaced(value: Json, indent: int | None = None) -> str:
+    """JSON with spaces, and on lines of its own where `indent` is given."""
+    return _sound(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def _sound(text: str) -> str:
+    """`text` with "?" for each half of a character that a request's JSON may have brought, since UTF-8 cannot say it."""
+    return text.encode("utf-8", "replace").decode()

@@ -83,15 +83,26 @@ def test_the_sdks_take_the_demo_for_a_provider(url: str, flavour: Flavour) -> No
     assert got["gemini_stream"][-1]["candidates"][0]["finish_reason"] == "STOP"
 
 
+INVALID = ("error", "type", "invalid_request_error")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "kind"),
     [
-        (CHAT, b"{", 400, ("error", "type", "invalid_request_error")),
-        (CHAT, {"model": "x"}, 400, ("error", "type", "invalid_request_error")),
-        (CHAT, {"model": "x", "messages": ["y"]}, 400, ("error", "type", "invalid_request_error")),
-        ("/v1/embeddings", [], 400, ("error", "type", "invalid_request_error")),
-        ("/v1/files", b"x", 400, ("error", "type", "invalid_request_error")),
-        (MESSAGES, {"messages": 7}, 400, ("error", "type", "invalid_request_error")),
+        (CHAT, b"{", 400, INVALID),
+        (CHAT, {"model": "x"}, 400, INVALID),
+        (CHAT, {"model": "x", "messages": ["y"]}, 400, INVALID),
+        ("/v1/embeddings", [], 400, INVALID),
+        ("/v1/embeddings", {"model": "x", "input": "y", "dimensions": 10**30}, 400, INVALID),
+        ("/v1/files", b"x", 400, INVALID),
+        (
+            RESPONSES,
+            {"model": "x", "tools": [{"type": "function", "name": "y", "parameters": 7}]},
+            400,
+            INVALID,
+        ),
+        (MESSAGES, {"model": "x", "messages": [USER], "max_tokens": "many"}, 400, INVALID),
+        (MESSAGES, {"messages": 7}, 400, INVALID),
         (GEMINI, b"\xff", 400, ("error", "status", "INVALID_ARGUMENT")),
         ("/v1beta/models/gemini-2.5-flash:sing", {"contents": []}, 404, ("error", "status", "NOT_FOUND")),
         ("/v1beta/nothing", {}, 404, ("error", "status", "NOT_FOUND")),
@@ -105,6 +116,15 @@ def test_a_request_that_is_malformed_is_refused_in_the_words_of_the_provider(
     assert answer.status_code == status
     outer, inner, value = kind
     assert answer.json()[outer][inner] == value
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_a_character_is_answered_with_a_question_mark(url: str, stream: bool) -> None:
+    body = b'{"model": "half \\ud83c", "max_tokens": 9, "messages": [], "stream": %s}' % (b"true" if stream else b"false")
+    for path in (CHAT, MESSAGES, RESPONSES):
+        answer = ask(url, path, body)
+        assert answer.status_code == 200
+        assert "half ?" in answer.content.decode()
 
 
 def test_an_unknown_path_is_refused_in_anthropics_words_where_its_version_is_named(url: str) -> None:
