@@ -21,7 +21,7 @@ from starlette.routing import Route
 from archive.errors import ArchiveError
 from archive.reader import Reader
 from dashboard.api import Api
-from dashboard.guard import Guard
+from dashboard.guard import LEAST_TOKEN, Guard
 from dashboard.pages import Pages
 from dashboard.problems import Problems
 from dashboard.render import Asset, Renderer, assets
@@ -44,6 +44,8 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
     `gateway` is the base URL it tells a newcomer to use. The folder may be missing or empty: the pages then say what to do.
     Reads only this package's own files before it returns.
     """
+    if len(token) < LEAST_TOKEN:
+        raise ValueError(f"the viewer's token must have at least {LEAST_TOKEN} characters")
     folder = folder.absolute()
     files = assets()
     renderer = Renderer(files, folder=str(folder), gateway=gateway.rstrip("/"))

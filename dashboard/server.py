@@ -65,20 +65,20 @@ def run(
     listener = sock or _bind(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
     names = [*local_hosts(bound_port), f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}", *hosts]
-    app = create_app(folder, token=token, hosts=names, gateway=gateway)
-    config = uvicorn.Config(
-        app,
-        access_log=False,  # its lines hold query strings
-        log_level="warning",
-        proxy_headers=False,  # nothing here depends on who a proxy says is asking
-        server_header=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=_GRACE,
-    )
-    ready = (lambda: on_ready(address(bound_host, bound_port, token))) if on_ready else None
-    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(_Server(config, ready), listener))
+    with listener:
+        config = uvicorn.Config(
+            create_app(folder, token=token, hosts=names, gateway=gateway),
+            access_log=False,  # its lines hold query strings
+            log_level="warning",
+            proxy_headers=False,  # nothing here depends on who a proxy says is asking
+            server_header=False,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=_GRACE,
+        )
+        ready = (lambda: on_ready(address(bound_host, bound_port, token))) if on_ready else None
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(_Server(config, ready), listener))
 
 
 async def _serve(server: _Server, listener: socket.socket) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -258,6 +259,7 @@ class Viewer:
     folder: Path
     client: httpx.AsyncClient
     token: str = TOKEN
+    pid: int = 0
     bearer: dict[str, str] = field(default_factory=lambda: {"Authorization": f"Bearer {TOKEN}"})
 
     @property
@@ -277,7 +279,9 @@ class Viewer:
         assert answer.status_code == 200, answer.text
         return answer.text
 
-    async def raw(self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, host: bytes | None = b"127.0.0.1") -> tuple[int, bytes]:
+    async def raw(
+        self, target: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, host: bytes | None = b"127.0.0.1"
+    ) -> tuple[int, bytes]:
         """GET a target exactly as it is spelt, which no client library would send. Returns status and body."""
         status, body, _ = await self.raw_head(target, headers, host=host)
         return status, body
@@ -320,6 +324,24 @@ async def serve_viewer(folder: Path, **options: Any) -> AsyncIterator[Viewer]:
             await task
 
 
+@contextlib.asynccontextmanager
+async def start_viewer(folder: Path) -> AsyncIterator[Viewer]:
+    """The viewer of `folder` as a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-P", "-m", "dashboard.server", str(folder), "--fd", str(listener.fileno()), "--quiet"],
+            pass_fds=[listener.fileno()],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), "VERBATIM_VIEWER_TOKEN": TOKEN},
+        )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield Viewer(port, folder, client, pid=process.pid)
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
 # Fixtures hand these out, since test modules cannot import a conftest.
 
 
@@ -336,6 +358,11 @@ def write() -> Any:
 @pytest.fixture
 def serve() -> Any:
     return serve_viewer
+
+
+@pytest.fixture
+def started() -> Any:
+    return start_viewer
 
 
 @pytest.fixture

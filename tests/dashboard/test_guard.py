@@ -8,16 +8,30 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 
+from dashboard.app import create_app
 from dashboard.guard import CONTENT_SECURITY_POLICY, Guard, local_hosts, same_origin
 
-PATHS = ["/", "/events", "/exchange/{id}", "/exchange/{id}/lines", "/exchange/{id}/line/0", "/exchange/{id}/response", "/exchange/{id}/message/0"]
+PATHS = [
+    "/",
+    "/events",
+    "/exchange/{id}",
+    "/exchange/{id}/lines",
+    "/exchange/{id}/line/0",
+    "/exchange/{id}/response",
+    "/exchange/{id}/message/0",
+]
 PATHS += ["/api/exchanges", "/api/exchanges/{id}", "/api/exchanges/{id}/line", "/api/events", "/nowhere", "/exchange/00000000"]
 
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_the_viewer_shows_nothing_without_its_token(path: str, viewer, known_id: str) -> None:
     path = path.replace("{id}", known_id)
-    wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {viewer.token}"}, {"Cookie": f"verbatim_viewer_{viewer.port}=wrong"}]
+    wrong = [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {viewer.token}"},
+        {"Cookie": f"verbatim_viewer_{viewer.port}=wrong"},
+    ]
     for headers in (*wrong, {"Cookie": f"verbatim_viewer_{viewer.port}={viewer.token}"}, {"Cookie": "\u00e9=\u00e9"}):
         answer = await viewer.client.get(path, headers={name: value.encode() for name, value in headers.items()})
         assert answer.status_code == 401
@@ -97,7 +111,15 @@ async def test_two_hosts_or_none_are_refused(viewer) -> None:
 
 async def test_every_answer_carries_the_strict_policy(viewer, known_id: str) -> None:
     seen = set()
-    for path in ("/", f"/exchange/{known_id}", f"/exchange/{known_id}/response", "/nowhere", "/?limit=0", f"/?token={viewer.token}", "/api/events"):
+    for path in (
+        "/",
+        f"/exchange/{known_id}",
+        f"/exchange/{known_id}/response",
+        "/nowhere",
+        "/?limit=0",
+        f"/?token={viewer.token}",
+        "/api/events",
+    ):
         seen.add(await policy(await viewer.get(path)))
     viewer.client.cookies.clear()
     for path in ("/static/viewer.css", "/static/viewer.js", "/static/icon.svg", "/static/none", "/health", "/api/exchanges"):
@@ -130,7 +152,9 @@ async def test_nothing_in_the_viewer_can_be_changed(viewer, known_id: str) -> No
     assert {path: path.read_bytes() for path in viewer.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("target", [b"//evil.example/?token=%b", b"/\\evil.example?token=%b", b"/%%5cevil.example?token=%b", b"/%%2f%%2fevil.example?token=%b"])
+@pytest.mark.parametrize(
+    "target", [b"//evil.example/?token=%b", b"/\\evil.example?token=%b", b"/%%5cevil.example?token=%b", b"/%%2f%%2fevil.example?token=%b"]
+)
 async def test_the_redirect_stays_on_this_origin(target: bytes, viewer) -> None:
     status, _, head = await viewer.raw_head(target % viewer.token.encode())
     assert status == 303
@@ -162,4 +186,4 @@ async def test_a_websocket_is_closed_at_once() -> None:
 
 def test_a_token_that_could_be_guessed_is_refused() -> None:
     with pytest.raises(ValueError, match="16 characters"):
-        Guard(PlainTextResponse("inside"), token="short", hosts=[], refuse=lambda scope, status: PlainTextResponse("no", status))
+        create_app(Path("nowhere"), token="short", hosts=[])

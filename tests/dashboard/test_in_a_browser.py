@@ -54,14 +54,14 @@ def payloads(port: int) -> list[str]:
         f"<script>window.pwned=1;fetch('{there}/script')</script>",
         f"<script src={there}/src></script>",
         f'"><img src={there}/img onerror="window.pwned=1;alert(1)">',
-        f"'><svg onload=\"window.pwned=1\"><image href={there}/svg /></svg>",
+        f'\'><svg onload="window.pwned=1"><image href={there}/svg /></svg>',
         f"</script><script>window.pwned=1;fetch('{there}/closed')</script>",
         f"</pre></textarea></title></style><iframe src={there}/frame></iframe>",
         f"<style>@import url({there}/css);body{{background:url({there}/bg)}}</style>",
         f'<link rel=stylesheet href={there}/link><meta http-equiv=refresh content="0;url={there}/refresh">',
         f"<object data={there}/object></object><video src={there}/video autoplay></video>",
-        f"<base href={there}/><form action={there}/form><button autofocus onfocus=\"window.pwned=1\">x</button></form>",
-        "<a href=\"javascript:window.pwned=1\" id=trap>a link</a> [a link](javascript:window.pwned=1) ![i](http://127.0.0.1:%d/md)" % port,
+        f'<base href={there}/><form action={there}/form><button autofocus onfocus="window.pwned=1">x</button></form>',
+        '<a href="javascript:window.pwned=1" id=trap>a link</a> [a link](javascript:window.pwned=1) ![i](' + there + "/md)",
         "{{7*7}}{% print 7*7 %}${7*7}<details open ontoggle=window.pwned=1><div style=position:fixed;inset:0>over all</div>",
         "\u202egnp.txt\u202c \u2066isolate\u2069 zero\u200bwidth \u0000 \x1b[31m \ufeff",
     ]
@@ -69,7 +69,7 @@ def payloads(port: int) -> list[str]:
 
 DETECTOR = """({
   pwned: window.pwned ?? null,
-  foreign: [...document.querySelectorAll("img, iframe, object, video, embed, base, form[action^='http'], svg image, main script, main style")].length,
+  foreign: document.querySelectorAll("img, iframe, object, video, embed, base, form[action^=http], image, main script, main style").length,
   links: [...document.links].filter((a) => a.origin !== location.origin).map((a) => a.href),
   handlers: [...document.querySelectorAll("*")].flatMap((e) => [...e.attributes]).filter((a) => /^on|^style$/.test(a.name)).length,
 })"""
@@ -96,12 +96,18 @@ async def test_hostile_text_stays_text_in_a_real_browser(tmp_path: Path, browser
         async with serve(tmp_path / "archive") as viewer:
             tab = await browser.tab()
             await tab.go(viewer.way_in)
-            paths = ["/", "/?limit=500", "/events", f"/?text={quote(hostile[0])}&route={quote(hostile[2])}", f"/{quote(hostile[2], safe='')}"]
+            paths = [
+                "/",
+                "/?limit=500",
+                "/events",
+                f"/?text={quote(hostile[0])}&route={quote(hostile[2])}",
+                f"/{quote(hostile[2], safe='')}",
+            ]
             paths += [f"/?status={quote(hostile[2])}"]
-            for id in ids:
-                paths.append(f"/exchange/{id}")
-            for id in ids[:6]:
-                paths += [f"/exchange/{id}?request=raw&response=raw", f"/exchange/{id}/line/0", f"/exchange/{id}/line/0?line=raw"]
+            for one in ids:
+                paths.append(f"/exchange/{one}")
+            for one in ids[:6]:
+                paths += [f"/exchange/{one}?request=raw&response=raw", f"/exchange/{one}/line/0", f"/exchange/{one}/line/0?line=raw"]
             for path in paths:
                 await tab.go(viewer.origin + path)
                 found = await tab.run(DETECTOR)
@@ -110,8 +116,11 @@ async def test_hostile_text_stays_text_in_a_real_browser(tmp_path: Path, browser
             await tab.go(f"{viewer.origin}/exchange/{ids[0]}?response=raw")
             assert hostile[0] in await tab.run("document.querySelector('#response pre').textContent")
             assert tab.dialogs == []
+            assert [said for said in tab.violations if "Content Security Policy" in said or "contentSecurityPolicy" in said] == []
             assert [url for url in tab.requests if not url.startswith(viewer.origin + "/")] == []
-            assert await browser.targets() == [target for target in await browser.targets() if target == "about:blank" or viewer.origin in target]
+            assert await browser.targets() == [
+                target for target in await browser.targets() if target == "about:blank" or viewer.origin in target
+            ]
         assert other.visits == []
 
 
@@ -123,10 +132,22 @@ def hostile_exchanges(text: str, exchange) -> list[Record]:
     body = json.dumps({"model": text, text: 1, "messages": [{"role": "user", "content": text}], "arguments": json.dumps({"a": text})})
     spelt = body.replace("<", "\\u003c").replace("\u202e", "\\u202e")
     sse = "".join(f"event: {text}\nid: {text}\ndata: {line}\n\n: {text}\n\n" for line in (body, text)).encode()
-    messages = [Message("client", 1.0, "text", body.encode()), Message("upstream", 2.0, "text", raw), Message("upstream", 3.0, "close", raw, 4000)]
+    messages = [
+        Message("client", 1.0, "text", body.encode()),
+        Message("upstream", 2.0, "text", raw),
+        Message("upstream", 3.0, "close", raw, 4000),
+    ]
     return [
-        exchange(target=b"/openai/v1/" + header.replace(b" ", b"%20"), sent=body.encode(), received=raw, request_headers=plain, response_headers=plain),
-        exchange(sent=spelt.encode(), received=sse, response_headers=[(b"Content-Type", b"text/event-stream")], method=header.split(b" ")[0]),
+        exchange(
+            target=b"/openai/v1/" + header.replace(b" ", b"%20"),
+            sent=body.encode(),
+            received=raw,
+            request_headers=plain,
+            response_headers=plain,
+        ),
+        exchange(
+            sent=spelt.encode(), received=sse, response_headers=[(b"Content-Type", b"text/event-stream")], method=header.split(b" ")[0]
+        ),
         exchange(status=101, sent=None, received=None, messages=messages, end=End(EndReason.CLIENT_CLOSED, text), route=text),
         exchange(status=400, sent=raw, received=json.dumps({"error": {"message": text}}).encode(), encoding=text[:20]),
     ]
@@ -141,7 +162,9 @@ async def test_a_new_exchange_appears_without_a_reload(tmp_path: Path, browser, 
         assert "No exchange yet" in await tab.run("document.body.textContent")
         (first,) = await asyncio.to_thread(write, folder, [exchange(ago=60)])
         await tab.until(f"document.querySelector('tr[data-key=\"{first}\"]')")
-        await tab.run(f"document.querySelector('a[href=\"/exchange/{first}\"]').focus(); document.querySelector('tr[data-key=\"{first}\"]').kept = true")
+        await tab.run(
+            f"document.querySelector('tr[data-key=\"{first}\"] a').focus(); document.querySelector('tr[data-key=\"{first}\"]').kept = true"
+        )
         (second,) = await asyncio.to_thread(write, folder, [exchange()])
         await tab.until(f"document.querySelector('tr.row').dataset.key === '{second}'")
         assert await tab.run("window.sameDocument")
@@ -168,7 +191,9 @@ async def test_a_running_exchange_follows(tmp_path: Path, browser, exchange, ser
             await tab.until("document.querySelectorAll('#response .stream li').length === 1")
             await tab.run("window.sameDocument = true")
             await tab.run("document.querySelector('#response-headers').open = true")
-            last = Record(first.id, 1, first.at, first.client, first.upstream, timing=Timing(None, 900.0, [(11, 700.0)]), end=End(EndReason.COMPLETE))
+            last = Record(
+                first.id, 1, first.at, first.client, first.upstream, timing=Timing(None, 900.0, [(11, 700.0)]), end=End(EndReason.COMPLETE)
+            )
             last.response_body = Body([b"data: two\n\n"], offset=11, stream=stream, ended=True)
             assert writer.put(last)
             await tab.until("document.querySelectorAll('#response .stream li').length === 2")
@@ -182,11 +207,11 @@ async def test_a_running_exchange_follows(tmp_path: Path, browser, exchange, ser
 
 async def test_another_view_takes_the_place_of_the_first(tmp_path: Path, browser, write, exchange, serve) -> None:
     folder = tmp_path / "archive"
-    (id,) = await asyncio.to_thread(write, folder, [exchange()])
+    (one,) = await asyncio.to_thread(write, folder, [exchange()])
     async with serve(folder) as viewer:
         tab = await browser.tab()
         await tab.go(viewer.way_in)
-        await tab.go(f"{viewer.origin}/exchange/{id}")
+        await tab.go(f"{viewer.origin}/exchange/{one}")
         await tab.run("window.sameDocument = true")
         await tab.run("[...document.querySelectorAll('#request .tabs a')].find((a) => a.textContent === 'Raw').click()")
         await tab.until("document.querySelector('#request pre.raw')")
@@ -202,11 +227,11 @@ async def test_another_view_takes_the_place_of_the_first(tmp_path: Path, browser
 async def test_the_exact_bytes_can_be_copied(tmp_path: Path, browser, write, exchange, serve) -> None:
     folder = tmp_path / "archive"
     sent = '{"a":"\u200b \u202e é"}'
-    (id,) = await asyncio.to_thread(write, folder, [exchange(sent=sent.encode())])
+    (one,) = await asyncio.to_thread(write, folder, [exchange(sent=sent.encode())])
     async with serve(folder) as viewer:
         tab = await browser.tab()
         await tab.go(viewer.way_in)
-        await tab.go(f"{viewer.origin}/exchange/{id}")
+        await tab.go(f"{viewer.origin}/exchange/{one}")
         await tab.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
         await tab.run("document.querySelector('#request [data-copy-from]').click()")
         await tab.until("window.copied !== undefined")
@@ -220,7 +245,9 @@ async def test_every_page_fits_a_narrow_screen(tmp_path: Path, browser, write, e
     folder = tmp_path / "archive"
     long = b"/openai/v1/" + b"x" * 600
     ids = await asyncio.to_thread(
-        write, folder, [exchange(target=long, received=bytes(64)), exchange(status=101, messages=[Message("client", 1.0, "binary", bytes(64))])]
+        write,
+        folder,
+        [exchange(target=long, received=bytes(64)), exchange(status=101, messages=[Message("client", 1.0, "binary", bytes(64))])],
     )
     async with serve(folder) as viewer, serve(tmp_path / "empty") as empty:
         tab = await browser.tab()
@@ -228,7 +255,7 @@ async def test_every_page_fits_a_narrow_screen(tmp_path: Path, browser, write, e
         await tab.go(empty.way_in)
         assert await tab.run("document.documentElement.scrollWidth") == 390
         await tab.go(viewer.way_in)
-        for path in ("/", "/events", "/nowhere", "/?text=nothing", *(f"/exchange/{id}" for id in ids), f"/exchange/{ids[0]}/line/0"):
+        for path in ("/", "/events", "/nowhere", "/?text=nothing", *(f"/exchange/{one}" for one in ids), f"/exchange/{ids[0]}/line/0"):
             await tab.go(viewer.origin + path)
             assert await tab.run("document.documentElement.scrollWidth") == 390, path
 
@@ -254,8 +281,13 @@ CONTRAST = """(() => {
   const parse = (c) => (c.match(/[\\d.]+/g) ?? []).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] > 0) return c; }
-    return [255, 255, 255]; };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
   const poor = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {

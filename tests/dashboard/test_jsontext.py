@@ -67,7 +67,9 @@ def test_data_in_a_string_is_cut() -> None:
     assert "99,746 more characters" in made.html
 
 
-@pytest.mark.parametrize("bomb", ["[" * 200_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, '"' * 200_001, "-" * 200_000, '["' + "\\" * 200_000])
+@pytest.mark.parametrize(
+    "bomb", ["[" * 200_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, '"' * 200_001, "-" * 200_000, '["' + "\\" * 200_000]
+)
 def test_a_json_bomb_costs_no_more_than_its_length(bomb: str) -> None:
     made = layout(bomb)
     assert len(made.html) < 100 * len(bomb)

@@ -104,23 +104,41 @@ async def test_news_cost_nothing_while_there_are_none(tmp_path: Path, write, exc
 
 
 async def test_an_exchange_is_shown_with_both_heads_and_bodies(tmp_path: Path, write, exchange, serve) -> None:
-    (id,) = write(
+    (one,) = write(
         tmp_path,
         [
             exchange(
-                request_headers=[(b"Content-Type", b"application/json"), (b"X-Twice", b"one"), (b"X-Twice", b"two"), (b"X-Raw", b"caf\xe9")],
+                request_headers=[
+                    (b"Content-Type", b"application/json"),
+                    (b"X-Twice", b"one"),
+                    (b"X-Twice", b"two"),
+                    (b"X-Raw", b"caf\xe9"),
+                ],
                 response_headers=[(b"Content-Type", b"application/json"), (b"x-ratelimit-remaining-tokens", b"149984")],
                 redactions=[Redaction("request.headers.authorization", "authorization", 1)],
             )
         ],
     )
     async with serve(tmp_path) as viewer:
-        page = await viewer.page(f"/exchange/{id}")
-        raw = await viewer.page(f"/exchange/{id}?request=raw&response=hex")
+        page = await viewer.page(f"/exchange/{one}")
+        raw = await viewer.page(f"/exchange/{one}?request=raw&response=hex")
     seen = text_of(page)
-    for expected in ("POST /openai/v1/chat/completions", "200 OK Complete", "First byte 120 ms", "Duration 480 ms", "openai https://openai.example"):
+    for expected in (
+        "POST /openai/v1/chat/completions",
+        "200 OK Complete",
+        "First byte 120 ms",
+        "Duration 480 ms",
+        "openai https://openai.example",
+    ):
         assert expected in seen
-    for expected in ("X-Twice one", "X-Twice two", "X-Raw caf\\xe9", "x-ratelimit-remaining-tokens 149984", '"model": "gpt-5.2"', "request.headers.authorization"):
+    for expected in (
+        "X-Twice one",
+        "X-Twice two",
+        "X-Raw caf\\xe9",
+        "x-ratelimit-remaining-tokens 149984",
+        '"model": "gpt-5.2"',
+        "request.headers.authorization",
+    ):
         assert expected in seen
     assert '{"model":"gpt-5.2","messages":[]}' in text_of(raw)
     assert "00000000 7b 22 63" in text_of(raw)
@@ -128,26 +146,26 @@ async def test_an_exchange_is_shown_with_both_heads_and_bodies(tmp_path: Path, w
 
 
 async def test_an_id_is_found_by_its_beginning(tmp_path: Path, write, exchange, serve) -> None:
-    (id,) = write(tmp_path, [exchange()])
+    (one,) = write(tmp_path, [exchange()])
     async with serve(tmp_path) as viewer:
-        answer = await viewer.get(f"/exchange/{id[:13]}")
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/exchange/{id}")
+        answer = await viewer.get(f"/exchange/{one[:13]}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/exchange/{one}")
 
 
 async def test_events_of_a_stream_are_shown_with_their_times(tmp_path: Path, write, exchange, serve) -> None:
     body = b'event: delta\ndata: {"text":"Hel"}\n\n: ping\n\ndata: [DONE]\n\n'
     stream = [(b"Content-Type", b"text/event-stream; charset=utf-8")]
-    (id,) = write(tmp_path, [exchange(received=body, response_headers=stream, marks=[(0, 120.0), (35, 300.0), (43, 450.0)])])
+    (one,) = write(tmp_path, [exchange(received=body, response_headers=stream, marks=[(0, 120.0), (35, 300.0), (43, 450.0)])])
     async with serve(tmp_path) as viewer:
-        seen = text_of(await viewer.page(f"/exchange/{id}"))
+        seen = text_of(await viewer.page(f"/exchange/{one}"))
     assert re.search(r'120 ms delta \{"text": "Hel"\} 300 ms\+180 ms : ping 450 ms\+150 ms \[DONE\]', seen)
 
 
 async def test_bytes_that_are_no_text_are_shown_in_hexadecimal(tmp_path: Path, write, exchange, serve) -> None:
-    (id,) = write(tmp_path, [exchange(received=b"\xff\xfb\x90\x00ID3", response_headers=[(b"Content-Type", b"audio/mpeg")])])
+    (one,) = write(tmp_path, [exchange(received=b"\xff\xfb\x90\x00ID3", response_headers=[(b"Content-Type", b"audio/mpeg")])])
     async with serve(tmp_path) as viewer:
-        page = await viewer.page(f"/exchange/{id}")
-        whole = await viewer.get(f"/exchange/{id}/response")
+        page = await viewer.page(f"/exchange/{one}")
+        whole = await viewer.get(f"/exchange/{one}/response")
     assert "ff fb 90 00 49 44 33" in page
     assert whole.content == b"\xff\xfb\x90\x00ID3"
     assert whole.headers["content-type"] == "application/octet-stream"
@@ -160,12 +178,12 @@ async def test_websocket_messages_are_shown_with_side_and_time(tmp_path: Path, w
         Message("upstream", 90.0, "close", b"enough", 4001),
     ]
     upgrade = [(b"Upgrade", b"websocket")]
-    (id,) = write(tmp_path, [exchange(method=b"GET", status=101, sent=None, received=None, request_headers=upgrade, messages=messages)])
+    (one,) = write(tmp_path, [exchange(method=b"GET", status=101, sent=None, received=None, request_headers=upgrade, messages=messages)])
     async with serve(tmp_path) as viewer:
         assert "3 messages" in await viewer.page("/")
-        seen = text_of(await viewer.page(f"/exchange/{id}"))
-        binary = await viewer.get(f"/exchange/{id}/message/1")
-        assert (await viewer.get(f"/exchange/{id}/message/3")).status_code == 404
+        seen = text_of(await viewer.page(f"/exchange/{one}"))
+        binary = await viewer.get(f"/exchange/{one}/message/1")
+        assert (await viewer.get(f"/exchange/{one}/message/3")).status_code == 404
     assert re.search(r'15 ms client →\s?text\s?25 B .*"type": "session.update"', seen)
     assert re.search(r"31 ms\+16 ms ← upstream\s?binary\s?3 B", seen)
     assert re.search(r"← upstream\s?close 4001\s?6 B\s+enough", seen)
@@ -174,11 +192,11 @@ async def test_websocket_messages_are_shown_with_side_and_time(tmp_path: Path, w
 
 async def test_many_messages_are_paged(tmp_path: Path, write, exchange, serve) -> None:
     messages = [Message("client", float(n), "text", b"message %d." % n) for n in range(450)]
-    (id,) = write(tmp_path, [exchange(status=101, sent=None, received=None, messages=messages)])
+    (one,) = write(tmp_path, [exchange(status=101, sent=None, received=None, messages=messages)])
     async with serve(tmp_path) as viewer:
-        first = await viewer.page(f"/exchange/{id}")
-        last = await viewer.page(f"/exchange/{id}?from=400")
-        beyond = await viewer.page(f"/exchange/{id}?from=99999&request=%00")
+        first = await viewer.page(f"/exchange/{one}")
+        last = await viewer.page(f"/exchange/{one}?from=400")
+        beyond = await viewer.page(f"/exchange/{one}?from=99999&request=%00")
     assert "message 199." in first
     assert "message 200." not in first
     assert "from=200" in first
@@ -187,10 +205,10 @@ async def test_many_messages_are_paged(tmp_path: Path, write, exchange, serve) -
 
 
 async def test_a_long_exchange_is_put_together_from_its_parts(tmp_path: Path, write, exchange, serve) -> None:
-    id, _ = write(tmp_path, in_parts(exchange, last=End(EndReason.COMPLETE)))
+    one, _ = write(tmp_path, in_parts(exchange, last=End(EndReason.COMPLETE)))
     async with serve(tmp_path) as viewer:
-        page = await viewer.page(f"/exchange/{id}")
-        lines = await viewer.get(f"/exchange/{id}/lines")
+        page = await viewer.page(f"/exchange/{one}")
+        lines = await viewer.get(f"/exchange/{one}/lines")
     assert "<pre>one</pre>" in page
     assert "<pre>two</pre>" in page
     assert "2 lines" in text_of(page)
@@ -201,7 +219,9 @@ def in_parts(exchange, last: End | None) -> list[Record]:
     stream = BodyStream()
     first = exchange(received=None, response_headers=[(b"Content-Type", b"text/event-stream")], end=None)
     first.response_body = Body([b"data: one\n\n"], stream=stream)
-    second = Record(first.id, 1, first.at, first.client, first.upstream, timing=Timing(None, 900.0 if last else None, [(11, 700.0)]), end=last)
+    second = Record(
+        first.id, 1, first.at, first.client, first.upstream, timing=Timing(None, 900.0 if last else None, [(11, 700.0)]), end=last
+    )
     second.response_body = Body([b"data: two\n\n"], offset=11, stream=stream, ended=last is not None)
     return [first, second]
 
@@ -218,16 +238,16 @@ async def test_a_crashed_exchange_says_so(tmp_path: Path, write, exchange, serve
 async def test_an_upstream_that_was_not_reached_is_told_apart(tmp_path: Path, write, exchange, serve) -> None:
     record = exchange(status=502, end=End(EndReason.UPSTREAM_REFUSED, "connection refused"))
     record.response.origin = "gateway"
-    (id,) = write(tmp_path, [record])
+    (one,) = write(tmp_path, [record])
     async with serve(tmp_path) as viewer:
-        seen = text_of(await viewer.page(f"/exchange/{id}"))
+        seen = text_of(await viewer.page(f"/exchange/{one}"))
     assert "answered by the gateway" in seen
     assert "No answer came from the upstream. The gateway answered in its place. connection refused" in seen
 
 
 async def test_the_exact_line_is_one_command_away(tmp_path: Path, write, exchange, serve) -> None:
     folder = tmp_path / "it's a folder; $(touch x)"
-    ids = write(folder, [exchange(ago=9), exchange(sent="{\"a\":\"\u2028\u202e\\ud800\"}".encode()), exchange()])
+    ids = write(folder, [exchange(ago=9), exchange(sent='{"a":"\u2028\u202e\\ud800"}'.encode()), exchange()])
     async with serve(folder) as viewer:
         page = await viewer.page(f"/exchange/{ids[1]}")
         shown = await viewer.page(f"/exchange/{ids[1]}/line/0?line=raw")
@@ -247,36 +267,36 @@ async def test_the_exact_line_is_one_command_away(tmp_path: Path, write, exchang
 async def test_a_download_is_never_opened_as_a_page(tmp_path: Path, write, exchange, serve) -> None:
     page = b"<!doctype html><script>alert(1)</script>"
     html_type = [(b"Content-Type", b"text/html"), (b"Content-Disposition", b"inline")]
-    (id,) = write(tmp_path, [exchange(sent=page, received=page, request_headers=html_type, response_headers=html_type)])
+    (one,) = write(tmp_path, [exchange(sent=page, received=page, request_headers=html_type, response_headers=html_type)])
     async with serve(tmp_path) as viewer:
         for side in ("request", "response"):
-            answer = await viewer.get(f"/exchange/{id}/{side}")
+            answer = await viewer.get(f"/exchange/{one}/{side}")
             assert answer.content == page
             assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-            assert answer.headers["content-disposition"] == f'attachment; filename="{id}-{side}.txt"'
+            assert answer.headers["content-disposition"] == f'attachment; filename="{one}-{side}.txt"'
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_large_body_is_cut_and_offered_as_a_download(tmp_path: Path, write, exchange, serve) -> None:
     large = b"word " * (1 << 20)
-    (id,) = write(tmp_path, [exchange(received=large, response_headers=[(b"Content-Type", b"text/plain")])])
+    (one,) = write(tmp_path, [exchange(received=large, response_headers=[(b"Content-Type", b"text/plain")])])
     async with serve(tmp_path) as viewer:
-        page = await viewer.page(f"/exchange/{id}")
-        whole = await viewer.get(f"/exchange/{id}/response")
-        said = (await viewer.get(f"/api/exchanges/{id}")).json()["response"]["body"]
+        page = await viewer.page(f"/exchange/{one}")
+        whole = await viewer.get(f"/exchange/{one}/response")
+        said = (await viewer.get(f"/api/exchanges/{one}")).json()["response"]["body"]
     assert len(page) < 3 << 20
     assert "The first 2.0 MiB of 5.0 MiB are shown; the download has all of it." in page
     assert whole.content == large
     assert said["cut"] is True
     assert len(said["text"]) == 2 << 20
-    assert said["href"] == f"/exchange/{id}/response"
+    assert said["href"] == f"/exchange/{one}/response"
 
 
 async def test_a_gap_and_damage_are_told_in_words(tmp_path: Path, write, exchange, serve) -> None:
     first, second, third = write(tmp_path, [exchange(ago=3), exchange(ago=2), exchange(ago=1)])
     async with serve(tmp_path) as viewer:
         place = (await viewer.get(f"/api/exchanges/{second}")).json()["places"][0]
-        (segment,) = tmp_path.glob("*.gz")
+        segment = tmp_path / place["segment"]
         with segment.open("r+b") as file:
             file.seek(place["offset"] + place["length"] // 2)
             file.write(b"\xff" * 8)

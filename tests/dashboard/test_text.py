@@ -53,7 +53,15 @@ def test_a_reordering_character_wears_its_name() -> None:
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(None, "\u2013"), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10 * 1024, "10 KiB"), (1536 << 10, "1.5 MiB"), (5 << 50, "5120 TiB")],
+    [
+        (None, "\u2013"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (10 * 1024, "10 KiB"),
+        (1536 << 10, "1.5 MiB"),
+        (5 << 50, "5120 TiB"),
+    ],
 )
 def test_sizes_are_for_people(count: int | None, said: str) -> None:
     assert size(count) == said

@@ -41,8 +41,16 @@ def test_no_end_is_running() -> None:
 
 @pytest.mark.parametrize(
     ("status", "end", "colour"),
-    [(200, "complete", "good"), (101, None, "good"), (304, "complete", "note"), (429, "complete", "warn"), (502, "upstream_refused", "bad")]
-    + [(None, None, "live"), (None, "client_closed", "warn"), (None, "crashed", "bad"), (None, "complete", "note")],
+    [
+        *[
+            (200, "complete", "good"),
+            (101, None, "good"),
+            (304, "complete", "note"),
+            (429, "complete", "warn"),
+            (502, "upstream_refused", "bad"),
+        ],
+        *[(None, None, "live"), (None, "client_closed", "warn"), (None, "crashed", "bad"), (None, "complete", "note")],
+    ],
 )
 def test_a_status_has_its_colour(status: int | None, end: str | None, colour: str) -> None:
     assert tone(Entry(status, end)) == colour
@@ -59,5 +67,7 @@ def test_events_are_told_in_sentences() -> None:
 
 def test_a_gap_says_what_was_lost() -> None:
     gap = {"since": "10:00", "until": "10:01", "records": 3, "exchanges": 2, "bytes": 2048, "why": "no space"}
-    assert happened(Event("gap", gap)).sentence.startswith("3 records of 2 exchanges, about 2.0 KiB were not kept from 10:00 to 10:01: no space.")
+    assert happened(Event("gap", gap)).sentence.startswith(
+        "3 records of 2 exchanges, about 2.0 KiB were not kept from 10:00 to 10:01: no space."
+    )
     assert "Nothing was lost" in happened(Event("gap", {**gap, "records": 0})).sentence
