@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import resource
 import socket
@@ -22,6 +23,7 @@ from gateway import __version__
 from gateway.capture import Recording
 from gateway.errors import GatewayError, answer
 from gateway.keeper import Keeper
+from gateway.keeping import GARBAGE
 from gateway.logs import AccessLog
 from gateway.relay import Relay
 from gateway.routes import Routes
@@ -104,6 +106,8 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
     A second signal ends the draining. What is still running then is cut so that no client takes it for whole, and recorded so.
     """
     _raise_file_limit()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     access_log = AccessLog() if settings.access_log else None
     relay = create_relay(settings, keeper.tape if keeper is not None else None, access_log)
     config = uvicorn.Config(

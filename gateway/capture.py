@@ -36,6 +36,9 @@ OVERHEAD: Final = 2048
 """Bytes of memory a record holds beside its bodies and headers, about: objects, lists, names. Counted so that many small records
 fill the queue's byte bound too."""
 
+FIELD: Final = 160
+"""Bytes a header field takes in memory beside its characters: a tuple and two byte strings."""
+
 MAX_MARKS: Final = 4096
 """Arrival marks kept per record; a stream that makes more within one part keeps the first ones. 4,096 marks are about 60 KB of line."""
 
@@ -136,6 +139,7 @@ class Capture:
     """
 
     __slots__ = (
+        "_batches",
         "_client", "_frames", "_gathered", "_limits", "_part", "_pending", "_reader", "_recorder", "_redactions", "_request",
         "_request_body", "_response", "_response_body", "_since", "_started", "_timing", "_upstream", "_weight", "at", "ended", "id",
         "on_full",
@@ -165,6 +169,7 @@ class Capture:
         self._response_body: _Side | None = None
         self._timing = Timing()
         self._frames: list[Piece] = []
+        self._batches = 0
         self._reader: FrameReader | None = None
 
     @property
@@ -179,7 +184,7 @@ class Capture:
         self._redactions += removed
         self._redactions += also
         self._request = Request(head.method, target, fields, head.version[5:].decode())
-        self._weight += _weigh(head.headers) + len(target)
+        self._weight += head.size + FIELD * len(head.headers)
         if head.framing != "none":
             self._request_body = _Side(_encoding(head))
 
@@ -188,7 +193,7 @@ class Capture:
         fields, removed = redact_headers(head.headers, "response.headers")
         self._redactions += removed
         self._response = Response(head.status, fields, head.reason, head.version[5:].decode())
-        self._weight += _weigh(head.headers)
+        self._weight += head.size + FIELD * len(head.headers)
         if self._timing.ttfb_ms is None:
             self._timing.ttfb_ms = _ms(now - self._started)
         if head.status == 101:
@@ -272,15 +277,16 @@ class Capture:
             self._weight + self._gathered + 16 * len(self._timing.marks),
         )
         if reader is not None and (frames or end is not None):
-            part = self._part
-            record.messages = lambda: _read_frames(reader, part, frames, record)
+            batch = self._batches
+            record.messages = lambda: _read_frames(reader, batch, frames, record)
             self._frames = []
+            self._batches += 1
         if self._request_body is not None and self._request_body.ended:
             self._request_body = None
         self._request = self._response = None
         self._timing = Timing(self._timing.ttfb_ms)
         self._redactions = []
-        if _makes_a_line(record):
+        if end is not None or _makes_a_line(record):
             self._part += 1
         self._gathered = 0
         self._weight = OVERHEAD
@@ -304,13 +310,13 @@ class Capture:
 def _makes_a_line(record: Record) -> bool:
     """Whether there is more to the record than bytes that are only counted (see `Record`)."""
     bodies = [body for body in (record.request_body, record.response_body) if body is not None]
-    return bool(record.request or record.response or record.end or record.messages or any(b.chunks or b.ended for b in bodies))
+    return bool(record.request or record.response or record.messages or any(b.chunks or b.ended for b in bodies))
 
 
-def _read_frames(reader: FrameReader, part: int, frames: list[Piece], record: Record) -> list[Message]:
+def _read_frames(reader: FrameReader, batch: int, frames: list[Piece], record: Record) -> list[Message]:
     """Runs in the writer's thread. Whether a websocket ended properly is only known now: by its close frames (RFC 6455 section 7.1.4)."""
     end = record.end
-    messages = reader.read(part, frames, last=end is not None)
+    messages = reader.read(batch, frames, last=end is not None)
     if end is not None and reader.closed and end.reason in (EndReason.CLIENT_CLOSED, EndReason.UPSTREAM_CLOSED):
         record.end = End(EndReason.COMPLETE, "")
     return messages
@@ -323,10 +329,6 @@ def _encoding(head: Head) -> str:
 def _joined(head: Head, wanted: bytes) -> str:
     """All values of one field, as one list (RFC 9110 section 5.3)."""
     return b", ".join([value for (_, value), name in zip(head.headers, head.names, strict=True) if name == wanted]).decode("latin-1")
-
-
-def _weigh(headers: Fields) -> int:
-    return 160 * len(headers) + sum([len(name) + len(value) for name, value in headers])
 
 
 def _ms(seconds: float) -> float:

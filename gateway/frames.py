@@ -33,7 +33,7 @@ class FrameReader:
     """
 
     def __init__(self, extensions: str, limit: int) -> None:
-        self._part: int | None = None
+        self._read = -1
         self._sides: dict[Side, _Direction] = {
             "client": _Direction("client", _deflate(extensions), limit),
             "upstream": _Direction("upstream", _deflate(extensions), limit),
@@ -44,15 +44,15 @@ class FrameReader:
         """A close frame has passed."""
         return any(direction.closed for direction in self._sides.values())
 
-    def read(self, part: int, pieces: Sequence[Piece], *, last: bool = False) -> list[Message]:
-        """The messages that came to their end in this part, in order. Call it part by part; a part skipped was lost on the way.
+    def read(self, batch: int, pieces: Sequence[Piece], *, last: bool = False) -> list[Message]:
+        """The messages that came to their end in these pieces, in order. Batches count from 0; one skipped was lost on the way.
 
-        After a lost part nobody knows where frames begin, so the rest is raw. With `last`, unfinished frames come out raw too.
+        After a lost batch nobody knows where frames begin, so the rest is raw. With `last`, unfinished frames come out raw too.
         """
-        if self._part is not None and part != self._part + 1:
+        if batch != self._read + 1:
             for direction in self._sides.values():
                 direction.broken = True
-        self._part = part
+        self._read = batch
         messages: list[Message] = []
         for side, at_ms, data in pieces:
             self._sides[side].feed(data, at_ms, messages)

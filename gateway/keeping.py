@@ -7,6 +7,7 @@ is killed, the socket ends: what was told is written, then the keeper leaves.
 from __future__ import annotations
 
 import contextlib
+import gc
 import marshal
 import select
 import signal
@@ -33,6 +34,9 @@ TAPE, OPTIONS, CLOSE, READY, FAILED, READ, STATS, CLOSED = range(8)
 
 TICK: Final = 0.5
 """Seconds between two looks at old parts, and between two reports of the writer's counters."""
+
+GARBAGE: Final = (50_000, 20, 100)
+"""Thresholds of the cyclic collector (the default is 700, 10, 10), here and in the relay."""
 
 PATIENCE: Final = 1.0
 """Seconds the tape stands still for the writer's queue before a record is dropped and counted: the writer says much earlier when its
@@ -91,6 +95,8 @@ def main() -> int:
     """Run on the socket whose descriptor is the only argument, until the other side closes it or says so."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is the relay's business: it closes us when it has drained
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)  # records are freed by reference count; walking thousands of queued ones in search of cycles took a third
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     options = None
     while options is None:

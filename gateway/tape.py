@@ -77,8 +77,8 @@ class Tape(Recording):
             return None
         self._told[number] = teller = _Teller(self, number, id)
         who = (client.address, client.session, client.session_source)
-        what = (head.method, head.target, head.version, head.headers, head.framing)
-        self.tell((OPEN, number, id, at, now, who, upstream.name, what), 512 + 64 * len(head.headers))
+        what = (head.method, head.target, head.version, head.headers, head.framing, head.size)
+        self.tell((OPEN, number, id, at, now, who, upstream.name, what), 512 + head.size + 64 * len(head.headers))
         return teller
 
     def take(self) -> bytes:
@@ -164,8 +164,8 @@ class _Teller(Told):
         self._tell((REQUEST_END, self._number), EVENT)
 
     def response_head(self, head: Head, now: float) -> None:
-        what = (head.status, head.reason, head.version, head.headers, head.framing)
-        self._tell((RESPONSE_HEAD, self._number, what, now), 64 * len(head.headers))
+        what = (head.status, head.reason, head.version, head.headers, head.framing, head.size)
+        self._tell((RESPONSE_HEAD, self._number, what, now), head.size + 64 * len(head.headers))
 
     def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
         self._tell((OWN, self._number, status, reason, list(headers), body), EVENT + len(body))
@@ -283,12 +283,12 @@ class Player:
         now: float,
         who: tuple[str, str | None, str | None],
         upstream: str,
-        what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing],
+        what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing, int],
     ) -> None:
         capture = Capture(self._recorder, self._limits, id, at, now, Client(*who), self._upstreams[upstream])
-        method, target, version, headers, framing = what
+        method, target, version, headers, framing, size = what
         head = Head(headers, [name.lower() for name, _ in headers])
-        head.method, head.target, head.version, head.framing = method, target, version, framing
+        head.method, head.target, head.version, head.framing, head.size = method, target, version, framing, size
         capture.request_head(head)
         self._captures[number] = capture
 
@@ -300,7 +300,7 @@ class Player:
             self._lost(b"", 0, "the recording queue was full")
 
 
-def _response(status: int, reason: bytes, version: bytes, headers: list[tuple[bytes, bytes]], framing: Framing) -> Head:
+def _response(status: int, reason: bytes, version: bytes, headers: list[tuple[bytes, bytes]], framing: Framing, size: int) -> Head:
     head = Head(headers, [name.lower() for name, _ in headers])
-    head.status, head.reason, head.version, head.framing = status, reason, version, framing
+    head.status, head.reason, head.version, head.framing, head.size = status, reason, version, framing, size
     return head

@@ -75,6 +75,7 @@ class Head:
         "method",
         "names",
         "reason",
+        "size",
         "status",
         "target",
         "upgrade",
@@ -95,6 +96,8 @@ class Head:
         self.connection: list[bytes] = []
         """Tokens of all Connection lines, lower case."""
         self.expect: bytes = b""
+        self.size: int = 0
+        """Bytes of the head on the wire."""
         self.upgrade: bytes = b""
         """The Upgrade header's value, lower case, where Connection names it and the message may be a handshake; else empty."""
 
@@ -291,7 +294,9 @@ def _fields(block: bytes, parser: type[httptools.HttpRequestParser | httptools.H
         raise ProtocolError(400, f"malformed head: {error}") from None
     if len(headers) != lines - 2:
         raise ProtocolError(400, "malformed head")
-    return Head(headers, [name.lower() for name, _ in headers])
+    head = Head(headers, [name.lower() for name, _ in headers])
+    head.size = len(block)
+    return head
 
 
 def _parse_request(block: bytes, reader: Reader) -> Head:

@@ -57,9 +57,9 @@ async def test_what_is_told_is_written_by_another_process(tmp_path: Path) -> Non
     direct = Remembering()
     keeper = await asyncio.to_thread(keeper_of, tmp_path)
     await keeper.attach()
-    for id in ids:
-        tell(keeper.tape, id=id)
-        tell(InProcess(direct, CaptureLimits()), id=id)
+    for name in ids:
+        tell(keeper.tape, id=name)
+        tell(InProcess(direct, CaptureLimits()), id=name)
     assert await keeper.close(10)
     stats = keeper.stats()
     assert stats is not None

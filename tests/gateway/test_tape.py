@@ -45,11 +45,11 @@ class Rig:
 def test_a_replayed_exchange_is_recorded_as_if_told_directly(
     pieces: list[bytes], body: bytes, part_bytes: int, data: st.DataObject
 ) -> None:
-    limits, id = CaptureLimits(part_bytes=part_bytes), new_id(7)
+    limits, name = CaptureLimits(part_bytes=part_bytes), new_id(7)
     direct = Remembering()
-    tell(InProcess(direct, limits), id=id, body=body, answer=tuple(pieces))
+    tell(InProcess(direct, limits), id=name, body=body, answer=tuple(pieces))
     rig = Rig(limits=limits)
-    tell(rig.tape, id=id, body=body, answer=tuple(pieces))
+    tell(rig.tape, id=name, body=body, answer=tuple(pieces))
     rig.pass_on()
     assert [plain(record) for record in rig.recorder.records] == [plain(record) for record in direct.records]
     assert rig.tape.unread == 0
@@ -85,13 +85,13 @@ def test_events_wake_once_and_flush_when_a_batch_is_full() -> None:
 
 def test_an_event_that_cannot_be_replayed_costs_only_its_exchange() -> None:
     rig = Rig()
-    id = new_id(3)
-    broken = opened(rig.tape, id=id)
+    name = new_id(3)
+    broken = opened(rig.tape, id=name)
     assert broken is not None
     broken.response_data([b"no head came before"], 100.0)
     tell(rig.tape)
     rig.pass_on()
-    assert [(lost[0], lost[2]) for lost in rig.lost] == [(id, "recording failed (AssertionError)")]
+    assert [(lost[0], lost[2]) for lost in rig.lost] == [(name, "recording failed (AssertionError)")]
     assert len(rig.recorder.records) == 1
 
 
@@ -111,8 +111,8 @@ def test_who_tells_too_much_is_held_until_there_is_room() -> None:
 
 def test_who_finds_no_room_in_time_loses_the_record_and_it_is_told_so() -> None:
     rig = Rig(limit=10_000)
-    id = new_id(5)
-    told = opened(rig.tape, id=id)
+    name = new_id(5)
+    told = opened(rig.tape, id=name)
     assert told is not None
     told.on_full = lambda: None
     told.request_data([b"x" * 20_000], 100.0)
@@ -122,7 +122,7 @@ def test_who_finds_no_room_in_time_loses_the_record_and_it_is_told_so() -> None:
     told.end(EndReason.COMPLETE, "", 101.0)
     rig.pass_on()
     rig.pass_on()
-    assert [(lost[0], lost[1] >= 20_000) for lost in rig.lost] == [(id, True)]
+    assert [(lost[0], lost[1] >= 20_000) for lost in rig.lost] == [(name, True)]
     assert rig.recorder.records == []
 
 
@@ -130,7 +130,7 @@ def test_an_exchange_that_has_told_all_is_not_lost_for_want_of_room() -> None:
     rig = Rig(limit=10_000)
     told = opened(rig.tape)
     assert told is not None
-    told.request_data([b"x" * 9_000], 100.0)
+    told.request_data([b"x" * 8_000], 100.0)
     held: list[bool] = []
     told.on_full = lambda: held.append(True)
     told.end(EndReason.COMPLETE, "x" * 10, 101.0)
