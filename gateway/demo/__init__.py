@@ -5,7 +5,7 @@ providers' wire formats faithfully enough for their own SDKs, but knows only abo
 """
 
 from gateway.demo.api import app
-from gateway.demo.server import running, serve
+from gateway.demo.server import running
 from gateway.demo.traffic import seed
 
-__all__ = ["app", "running", "seed", "serve"]
+__all__ = ["app", "running", "seed"]

@@ -80,7 +80,8 @@ def _thoughts(ask: Ask) -> str:
     asked = _shorten(ask.question, 80)
     if ask.result is not None:
         return f"The tool has answered the question “{asked}”. I only have to pass that on."
-    tools = f" There are {len(ask.tools)} tools; one of them may know more." if ask.tools else " I have no tools, so I must know it myself."
+    names = ", ".join(tool.name for tool in ask.tools[:3])
+    tools = f" I could ask {names}." if names else " I have no tools, so I must know it myself."
     return f"The user asks: “{asked}”.{tools} I should be brief and say nothing that the archive would be ashamed of."
 
 

@@ -1,4 +1,4 @@
-"""The demo upstream as a server: in this thread until a signal ends it, or in a thread of its own for as long as a block lasts."""
+"""The demo upstream as a server, in a thread of its own for as long as a block lasts. Ending on signals is the caller's business."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ import uvicorn
 
 from gateway.demo.api import app
 
-__all__ = ["running", "serve"]
+__all__ = ["running"]
 
 START_LIMIT = 10.0
 """Seconds a server thread may take to listen."""
-
-
-def serve(host: str = "127.0.0.1", port: int = 0, pace: float = 1.0) -> None:
-    """Run the demo upstream in this thread until SIGINT or SIGTERM. Raises OSError when the address cannot be bound."""
-    listener = _listen(host, port)
-    _server(pace).run(sockets=[listener])
 
 
 @contextmanager

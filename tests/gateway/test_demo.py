@@ -238,6 +238,9 @@ def test_thinking_is_shown_where_it_is_asked_for(url: str) -> None:
     thinking = ask(url, MESSAGES, {"model": "claude", "max_tokens": 999, "messages": [USER], "thinking": {"type": "enabled"}}).json()
     assert [block["type"] for block in thinking["content"]] == ["thinking", "text"]
     assert thinking["content"][0]["signature"]
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "7 °C"}]}
+    again = ask(url, MESSAGES, {"model": "claude", "max_tokens": 999, "messages": [USER, result], "thinking": {"type": "adaptive"}}).json()
+    assert "What is Verbatim?" in again["content"][0]["thinking"]
     reasoning = ask(url, RESPONSES, {"model": "gpt-5", "input": "hi", "reasoning": {"effort": "low"}}).json()
     assert [item["type"] for item in reasoning["output"]] == ["reasoning", "message"]
     assert reasoning["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
@@ -262,6 +265,30 @@ def test_a_wanted_shape_is_kept_to(url: str) -> None:
     config = {"responseMimeType": "application/json", "responseSchema": spelled}
     gemini = ask(url, GEMINI, {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": config}).json()
     assert json.loads(gemini["candidates"][0]["content"]["parts"][0]["text"]) == ARGUMENTS
+
+
+ODD_SHAPES = [
+    ({"type": "string", "const": "c"}, "c"),
+    ({"anyOf": [{"type": "array", "items": {"type": "boolean"}}, {"type": "null"}]}, [True]),
+    ({"type": ["null", "string"]}, None),
+    ({"type": "string", "examples": ["e"]}, "e"),
+    ({"properties": {"path": {"type": "string"}}}, {"path": "README.md"}),
+    ({"type": "string"}, "What is Verbatim?"),
+]
+
+
+@pytest.mark.parametrize(("schema", "value"), ODD_SHAPES)
+def test_shapes_are_filled_after_the_schema_language(url: str, schema: Any, value: Any) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "w", "schema": schema}}
+    chat = ask(url, CHAT, {"model": "gpt-5", "messages": [USER], "response_format": wanted}).json()
+    assert json.loads(chat["choices"][0]["message"]["content"]) == value
+
+
+def test_models_are_listed_for_each_provider(url: str) -> None:
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.get("/v1/models").json()["data"][0]["object"] == "model"
+        assert client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()["data"][0]["type"] == "model"
+        assert client.get("/v1beta/models").json()["models"][0]["name"].startswith("models/")
 
 
 def test_an_answer_stops_at_the_token_limit(url: str) -> None:
@@ -364,6 +391,14 @@ async def test_a_realtime_session_answers_what_it_does_not_know_with_an_error(ur
         assert socket.close_code == 1003
 
 
+async def test_a_client_that_leaves_a_realtime_answer_costs_nothing(paced_port: int) -> None:
+    for _ in range(2):
+        async with websockets.connect(f"ws://127.0.0.1:{paced_port}/v1/realtime", proxy=None) as socket:
+            await socket.send('{"type":"response.create"}')
+            assert [json.loads(await socket.recv())["type"] for _ in range(2)] == ["session.created", "response.created"]
+            await socket.close()
+
+
 async def test_responses_are_answered_over_a_websocket_too(url: str) -> None:
     async with websockets.connect(url.replace("http", "ws") + "/v1/responses", proxy=None) as socket:
         await socket.send(json.dumps({"type": "response.create", "model": "gpt-5", "input": "hi"}))
@@ -402,8 +437,6 @@ def test_a_taken_port_is_an_error_at_once(url: str) -> None:
     port = int(url.rpartition(":")[2])
     with pytest.raises(OSError, match="in use"), demo.running(port=port):
         pass
-    with pytest.raises(OSError, match="in use"):
-        demo.serve(port=port)
 
 
 @pytest.mark.parametrize("text", ["", " ", "one", " two  words \n", "世界 🌍", "\t\n x"])
