@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import rig
 from capturing import UPSTREAM, Remembering, opened, tell
+from rawsockets import wait_for
 from readback import archive_records
 
 from archive.errors import Unwritable
@@ -38,12 +39,6 @@ def keeper_of(folder: Path) -> Keeper:
 
 def exchanges(folder: Path) -> list[dict[str, Any]]:
     return [line for line in archive_records(folder) if line["kind"] == "exchange"]
-
-
-async def wait_for(condition: Any, seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def process_of(keeper: Keeper) -> subprocess.Popen[bytes]:

@@ -22,9 +22,10 @@ class Rig:
         self.lost: list[tuple[bytes, int, str]] = []
         self.tape = Tape(limit, flush=self._flush, wake=self._wake, clock=lambda: self.now)
         self.tape.started(self.now)
-        self.player = Player(
-            self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, lambda id, size, why: self.lost.append((id, size, why))
-        )
+        self.player = Player(self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, self._lose)
+
+    def _lose(self, exchange: bytes, size: int, why: str) -> None:
+        self.lost.append((exchange, size, why))
 
     def _flush(self) -> None:
         self.flushes += 1
