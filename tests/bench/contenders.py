@@ -142,7 +142,7 @@ CONTENDERS = (
     Contender("on", "**Verbatim, recording**", verbatim(True), verbatim_version, verbatim_missing, prefix="/bench", records=True),
     Contender(
         "on2",
-        "**Verbatim, recording, writer free to use every core**",
+        "**Verbatim, recording, on any core**",
         verbatim(True),
         verbatim_version,
         verbatim_missing,

@@ -61,8 +61,9 @@ def goals(cells: Cells) -> list[Goal]:
             found.append(least(f"requests per second, {size}: more than {title}", "off", other, workload, 1))
     found.append(least("recording, 1 KB: at least 0.7x of not recording", "on", "off", "json", 0.7))
     found.append(least("recording, 200 KB: at least 0.3x of not recording", "on", "off", "upload", 0.3))
-    if ("on2", "upload") in cells:
-        found.append(least("the same with the writer on any core", "on2", "off", "upload", 0.3))
+    if ("on2", "json") in cells or ("on2", "upload") in cells:
+        found.append(least("recording on any core, 1 KB: at least 0.7x of not recording", "on2", "off", "json", 0.7))
+        found.append(least("recording on any core, 200 KB: at least 0.3x of not recording", "on2", "off", "upload", 0.3))
     for contender in ("on", "on2"):
         for workload, size in (("json", "1 KB"), ("upload", "200 KB")):
             if (contender, workload) in cells or contender == "on":
@@ -201,15 +202,16 @@ def goal_table(found: Sequence[Goal]) -> str:
     return "\n".join(lines + [f"| {goal.what} | {goal.measured} | {goal.verdict} |" for goal in found]) + "\n"
 
 
-def document(machine: str, notes: Sequence[str], cells: Cells, contenders: Sequence[tuple[str, str]]) -> str:
-    """All of it as Markdown, fit to be pasted into a page."""
+def document(machine: str, notes: Sequence[str], cells: Cells, contenders: Sequence[tuple[str, str]], *, partly: bool) -> str:
+    """All of it as Markdown, fit to be pasted into a page. `partly`: only what could be judged; else goals not measured are named too."""
+    found = [goal for goal in goals(cells) if goal.met is not None or not partly]
     parts = [
         machine + "\n",
         table("As much as goes through, 32 connections", SATURATED, cells, contenders),
         table("At a fixed rate: 1 KB at 1,000/s, 200 KB at 200/s; times in ms", STEADY, cells, contenders),
         table("Paced streams; times in ms", PACED, cells, contenders),
         table("A crowd of paced streams", CROWD, cells, contenders),
-        goal_table(goals(cells)),
+        goal_table(found) if found else "",
         "\n".join(f"- {note}" for note in notes) + "\n" if notes else "",
     ]
     return "\n".join(part for part in parts if part)

@@ -61,7 +61,7 @@ def main() -> int:
             origin.stop()
     machine = machine_line(contenders, proxy_cores, load_cores, arguments.head, scale.rounds, scale.seconds)
     medians = report.medians(cells)
-    text = report.document(machine, sorted(set(notes)), medians, [(c.name, c.title) for c in contenders])
+    text = report.document(machine, sorted(set(notes)), medians, [(c.name, c.title) for c in contenders], partly=bool(arguments.only))
     print(text)
     if arguments.out:
         found = [{"goal": g.what, "measured": g.measured, "met": g.met} for g in report.goals(medians)]

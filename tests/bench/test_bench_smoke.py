@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,26 @@ def test_every_load_is_made_and_counted(tmp_path: Path) -> None:
     assert cells["naive", "crowd"]["peak_mb"] > 1
     assert cells["naive", "sse-paced"]["event_p50_ms"] > 0
     assert "| Starlette + httpx |" in result["text"]
-    assert "| goal | measured |" in result["text"]
+
+
+@pytest.mark.parametrize("options", [(), ("--record", "tape"), ("--record", "capture"), ("--functions",)])
+def test_the_straight_line_is_measured_without_sockets(options: tuple[str, ...]) -> None:
+    command = [sys.executable, str(HERE / "straight.py"), "--count", "3", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "us an exchange" in done.stdout or "gateway/exchange.py" in done.stdout
+
+
+def test_profiles_leave_out_who_waits() -> None:
+    import profiling
+
+    ours = "process 1;serve (gateway/app.py:9);send (gateway/exchange.py:7) 30"
+    waiting = "process 1;_run (gateway/logs.py:3);wait (threading.py:320) 70"
+    stacks = f"{ours}\n{waiting}\n"
+    text = profiling.tables(stacks, 5)
+    assert "own time (30 samples)" in text
+    assert " 100.0 %  send (gateway/exchange.py)" in text
+    assert "wait" not in text
 
 
 def test_two_runs_never_overlap(tmp_path: Path) -> None:
@@ -47,6 +67,10 @@ def test_two_runs_never_overlap(tmp_path: Path) -> None:
     held = run.lock_file(lock)
     assert held is not None
     assert run.lock_file(lock) is None
+    os.close(held)
+    again = run.lock_file(lock)
+    assert again is not None
+    os.close(again)
 
 
 def test_goals_are_judged_from_the_medians() -> None:
