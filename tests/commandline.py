@@ -120,16 +120,17 @@ def wait_for(what: Callable[[], bool], told: Callable[[], str] = str, seconds: f
         time.sleep(0.02)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that `pid` has started and that still run."""
+def children(pid: int, of: str = "") -> list[int]:
+    """The processes that `pid` has started and that still run, those whose command line holds `of`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 state = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # it is gone by now
                 continue
-            if int(state[1]) == pid and state[0] != "Z":
+            if int(state[1]) == pid and state[0] != "Z" and of in command:
                 found.append(int(entry.name))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -193,7 +194,7 @@ def _said(message: dict[str, Any]) -> str:
     text = message.get("text")
     if text is not None:
         return str(text)
-    return f"({len(message.get('base64') or '') * 3 // 4} bytes, no text)"
+    return f"({len(b64decode(message.get('base64') or ''))} bytes, no text)"
 
 
 def _message(start: str, head: Head, body: Content | None) -> Iterator[str]:
