@@ -29,8 +29,8 @@ _DEEPEST = 32
 """Levels that are indented; deeper ones stay at this depth, else `[[[[...` would cost its length squared."""
 _BLOCKS = 12
 """Levels for which the stylesheet indents a block."""
-_OPAQUE = 2_048
-"""A string this long without one space is data (an image, an embedding, a signature), not something to read."""
+_DATA = re.compile(r'"[!#-\[\]-~]{2048}')
+"""A string that begins with this much ASCII without a space or an escape is data (an image, a signature), not something to read."""
 _LONG = 100
 """A string longer than this, or of several lines, becomes a block of its own, indented as a whole, so that prose reads as prose."""
 _TOKENS = 40_000
@@ -51,8 +51,8 @@ def looks_like_json(text: str) -> bool:
 
 
 def _string(token: str, kind: str) -> str:
-    """A string token as HTML: `\\n` also breaks the line, `\\u00e9` is shown as its character, the rest as it is spelt."""
-    if len(token) > _OPAQUE and " " not in token[:_OPAQUE] and "\\n" not in token[:_OPAQUE]:
+    """A string token as HTML: `\\n` also breaks the line, `\\u00e9` is its character, `\\u202e` a badge, the rest as it is spelt."""
+    if _DATA.match(token):
         rest = len(token) - 256
         return f'<span class="{kind}">{marked(token[:256])}</span><span class="cut">\u2026 {rest:,} more characters, see raw</span>'
     pieces: list[str] = []
@@ -73,7 +73,7 @@ def _escape(found: re.Match[str]) -> str:
         return str(marked(bytes.fromhex(high + low).decode("utf-16-be")))
     if unit and not 0xD800 <= int(unit, 16) <= 0xDFFF and chr(int(unit, 16)).isprintable():
         return str(marked(chr(int(unit, 16))))
-    return f'<span class="esc">{marked(found[0])}</span>'
+    return f'<span class="ctl">{marked(found[0])}</span>' if unit else str(marked(found[0]))
 
 
 def layout(text: str) -> Layout:

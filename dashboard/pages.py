@@ -30,6 +30,8 @@ __all__ = ["Pages", "find"]
 _ID = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,28}")
 _LIVE, _LIVE_SEARCH = 1000, 5000
 """Milliseconds between two looks for news: a search reads the lines themselves, so it looks less often."""
+_CUTS = 20
+"""Archive lines that are told one by one; a websocket of hours has hundreds."""
 _EVENTS = 500
 """Archive events on their page."""
 _MESSAGES = 200
@@ -129,7 +131,8 @@ class Pages:
             message_pages=_message_pages(found, first),
             bar=_bar(found),
             chunks=len(_marks(found)),
-            cuts=self._cuts(found),
+            cuts=self._cuts(found)[:_CUTS],
+            cuts_left=max(0, len(found.places) - _CUTS),
             query=dict(query),
             live=_LIVE if found.entry.end is None else 0,
         )

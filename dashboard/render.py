@@ -88,6 +88,7 @@ class Renderer:
             "bar_width": timeline.WIDTH,
             "ended": words.ended,
             "tone": words.tone,
+            "trouble": words.trouble,
             "view_titles": views.TITLES,
             "with_query": _with_query,
             **shared,

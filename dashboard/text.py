@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import UTC, datetime
+from itertools import islice
 
 from markupsafe import Markup, escape
 
-__all__ = ["clock", "day", "duration", "marked", "plain", "size"]
+__all__ = ["clip", "clock", "day", "duration", "marked", "plain", "size"]
 
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls but tab and line feed
@@ -27,11 +28,11 @@ U+FE0F alone is left out: it asks for the coloured form of an emoji, and is in e
 
 
 def _name(char: str) -> str:
-    """A short visible name: a control picture for ASCII controls, `U+202E` for the rest."""
+    """A short visible name that every font has: `\\r`, `\\x1b` for controls, `U+202E` for the rest."""
     code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"U+{code:04X}"
+    if char == "\r":
+        return "\\r"
+    return f"\\x{code:02x}" if code < 0xA0 else f"U+{code:04X}"
 
 
 def plain(text: str) -> str:
@@ -41,6 +42,8 @@ def plain(text: str) -> str:
 
 def _mark(found: re.Match[str]) -> str:
     char = found[0]
+    if char == "\r" and found.string.startswith("\n", found.end()):
+        return '<span class="esc">\\r</span>'  # an ordinary line end: worth a hint, not a badge on every line
     title = unicodedata.name(char, "CONTROL" if ord(char) < 0xA0 else "UNNAMED")
     return f'<span class="ctl" title="U+{ord(char):04X} {title}">{_name(char)}</span>'
 
@@ -48,6 +51,12 @@ def _mark(found: re.Match[str]) -> str:
 def marked(text: str) -> Markup:
     """`text` as HTML: escaped, each invisible or reordering character drawn as a small badge with its Unicode name."""
     return Markup(_HIDDEN.sub(_mark, str(escape(text))))  # noqa: S704  escaped one call before; the marks are ours
+
+
+def clip(text: str, most: int) -> str:
+    """As much of `text` from its beginning as holds at most `most` characters that `marked` makes a badge of: each costs 70 of HTML."""
+    found = next(islice(_HIDDEN.finditer(text), most, None), None)
+    return text if found is None else text[: found.start()]
 
 
 def size(count: int | None) -> str:

@@ -18,15 +18,17 @@ from markupsafe import Markup
 from dashboard import eventstream
 from dashboard.hexdump import hexdump
 from dashboard.jsontext import compact, layout, looks_like_json
-from dashboard.text import marked, size
+from dashboard.text import clip, marked, size
 
 __all__ = ["LIMIT", "Bytes", "EventRow", "Look", "MessageRow", "look", "message_bytes", "message_rows"]
 
 LIMIT = 2 << 20
 """Bytes of one body a page shows: more than any screen can use, and little enough that a page stays under about 20 MB."""
+_MARKS = 100_000
+"""Invisible characters of one body that are shown by name."""
 _HEX_LIMIT = 64 << 10
 _EVENTS = 1_000
-_EVENT_LIMIT = 64 << 10
+_EVENT_LIMIT = 16 << 10
 """Characters of one event's or message's text that a timeline shows."""
 
 TITLES = {"pretty": "Pretty", "events": "Events", "raw": "Raw", "hex": "Hex"}
@@ -90,7 +92,10 @@ def look(body: Bytes, media_type: str, wanted: str, marks: Sequence[tuple[int, f
     if view == "events":
         return _events(body, views, () if body.encoding else marks)  # marks count wire bytes: they say nothing of inflated text
     note = _bytes_note(len(body.data), LIMIT)
-    shown = body.data[:LIMIT].decode("utf-8", "ignore")  # it is UTF-8; only a character cut in two at the limit is left out
+    cut = body.data[:LIMIT].decode("utf-8", "ignore")  # it is UTF-8; only a character cut in two at the limit is left out
+    shown = clip(cut, _MARKS)
+    if len(shown) < len(cut):
+        note = f"It is full of invisible characters, so the view ends after {_MARKS:,} of them; the download has all of it."
     if view == "raw":
         return Look(view, views, marked(shown), note=note)
     laid = layout(shown)
@@ -114,7 +119,7 @@ def _bytes_note(have: int, limit: int) -> str:
 
 
 def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, float]]) -> Look:
-    shown = body.data[:LIMIT]
+    shown = clip(body.data[:LIMIT].decode("utf-8", "ignore"), _MARKS).encode()
     rows: list[EventRow] = []
     before: float | None = None
     stream = eventstream.events(shown, marks)
@@ -123,7 +128,7 @@ def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, floa
         before = event.at_ms
         html, left_out = _brief(event.data)
         rows.append(EventRow(number, event, after, html, left_out))
-    note = _bytes_note(len(body.data), LIMIT)
+    note = f"The first {len(shown):,} of {len(body.data):,} bytes are shown." if len(shown) < len(body.data) else ""
     if next(stream, None) is not None:
         note = f"The first {_EVENTS:,} events are shown; the raw view and the download have more."
     return Look("events", views, rows=tuple(rows), note=note)
@@ -131,7 +136,7 @@ def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, floa
 
 def _brief(text: str) -> tuple[Markup, int]:
     """A short text in colour when it is JSON, and how many characters of it are left out."""
-    shown = text[:_EVENT_LIMIT]
+    shown = clip(text[:_EVENT_LIMIT], _MARKS // 100)
     if looks_like_json(shown):
         laid = compact(shown)
         return laid.html, laid.left_out + len(text) - len(shown)

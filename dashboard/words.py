@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from dashboard.text import size
 
-__all__ = ["Ended", "ended", "happened", "tone"]
+__all__ = ["Ended", "ended", "happened", "tone", "trouble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,15 @@ _ENDS: Mapping[str, Ended] = {
 }
 
 
+_TROUBLES: Mapping[str, str] = {
+    "limit": "It would grow beyond the recording limit, so it is kept as it crossed the wire, compressed.",
+    "damaged": "Its compression is damaged; from there on it is kept as it crossed the wire.",
+    "unknown coding": "It came in a content coding that is not known here, and is kept as it crossed the wire.",
+    "lost part": "A part of it was lost before it was written; what came after is kept as it crossed the wire.",
+    "unread": "Some of it could not be read; the archive lines below say why.",
+}
+
+
 class _Entry(Protocol):
     @property
     def status(self) -> int | None: ...
@@ -44,6 +53,11 @@ def ended(reason: str | None) -> Ended:
     if reason is None:
         return _RUNNING
     return _ENDS.get(reason) or Ended(reason, "note", "This viewer does not know this end reason.")
+
+
+def trouble(error: str) -> str:
+    """Why a body is not what it was meant to be. An unknown reason is shown as it is."""
+    return _TROUBLES.get(error, f"It is kept as it crossed the wire: {error}.")
 
 
 def tone(entry: _Entry) -> str:

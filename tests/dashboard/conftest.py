@@ -181,6 +181,7 @@ async def chromium(profile: Path) -> AsyncIterator[Browser]:
             async for line in process.stderr:
                 if line.startswith(b"DevTools listening on "):
                     break
+        assert line.startswith(b"DevTools"), "chromium ended before it could be spoken to"
         address = line.decode().removeprefix("DevTools listening on ").strip()
         drain = asyncio.create_task(process.stderr.read())
         async with connect(address, max_size=None, ping_interval=None) as socket:

@@ -67,6 +67,12 @@ def test_data_in_a_string_is_cut() -> None:
     assert "99,746 more characters" in made.html
 
 
+def test_prose_without_spaces_is_not_taken_for_data() -> None:
+    prose = "\u4f60\u597d" * 5_000
+    for text in (json.dumps(prose), json.dumps(prose, ensure_ascii=False)):
+        assert prose in layout(text).html
+
+
 @pytest.mark.parametrize(
     "bomb", ["[" * 200_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, '"' * 200_001, "-" * 200_000, '["' + "\\" * 200_000]
 )

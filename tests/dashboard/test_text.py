@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from dashboard.text import clock, day, duration, marked, plain, size
+from dashboard.text import clip, clock, day, duration, marked, plain, size
 
 
 def harmful(char: str) -> bool:
@@ -39,7 +39,9 @@ def test_what_can_be_read_stays_as_it_is(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=[])))
 def test_marked_text_is_inert_and_can_be_sent(text: str) -> None:
     html = str(marked(text))
-    without_marks = html.replace('<span class="ctl" title="U+', "").replace('">', "").replace("</span>", "")
+    without_marks = (
+        html.replace('<span class="esc">', "").replace('<span class="ctl" title="U+', "").replace('">', "").replace("</span>", "")
+    )
     assert "<" not in without_marks
     html.encode()
     plain(text).encode()
@@ -47,8 +49,15 @@ def test_marked_text_is_inert_and_can_be_sent(text: str) -> None:
 
 def test_a_reordering_character_wears_its_name() -> None:
     assert marked("a\u202eb") == 'a<span class="ctl" title="U+202E RIGHT-TO-LEFT OVERRIDE">U+202E</span>b'
-    assert plain("a\u202eb\x00") == "a\u27e8U+202E\u27e9b\u27e8\u2400\u27e9"
+    assert plain("a\u202eb\x00") == "a\u27e8U+202E\u27e9b\u27e8\\x00\u27e9"
     assert "U+D83D" in marked("\ud83d")
+    assert marked("a\r\nb\rc").count("ctl") == 1
+
+
+def test_text_is_clipped_by_what_cannot_be_seen() -> None:
+    assert clip("a\u202eb\u202ec", 1) == "a\u202eb"
+    assert clip("a\u202eb\u202ec", 2) == "a\u202eb\u202ec"
+    assert clip("abc", 0) == "abc"
 
 
 @pytest.mark.parametrize(

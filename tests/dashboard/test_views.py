@@ -48,6 +48,12 @@ def test_a_cut_view_says_so() -> None:
     assert look(Body(b"short"), "text/plain", "raw").note == ""
 
 
+def test_text_full_of_invisible_characters_stays_small() -> None:
+    seen = look(Body(b"\x00\x01" * (LIMIT // 2)), "text/plain", "raw")
+    assert len(seen.html) < 8 << 20
+    assert "full of invisible characters" in seen.note
+
+
 def test_a_long_layout_says_where_it_ends() -> None:
     seen = look(Body(b"[" + b"1," * 100_000 + b"1]"), "application/json", "pretty")
     assert "more are in the raw view" in seen.note

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from archive.record import EndReason
-from dashboard.words import ended, happened, tone
+from dashboard.words import ended, happened, tone, trouble
 
 
 @dataclass
@@ -33,6 +33,11 @@ def test_every_end_reason_has_its_words(reason: EndReason) -> None:
 
 def test_an_unknown_end_reason_is_shown_as_it_is() -> None:
     assert ended("from-the-future").label == "from-the-future"
+
+
+def test_every_trouble_of_a_body_is_told() -> None:
+    assert "compressed" in trouble("limit")
+    assert "eclipse" in trouble("eclipse")
 
 
 def test_no_end_is_running() -> None:
