@@ -239,6 +239,8 @@ class Reader:
         seen = self._scanned
         if seen and data[seen - 1] == 13:  # the CR of a CRLF that was cut in two
             seen -= 1
+        if len(data[seen:].translate(None, _CONTROL)) != len(data) - seen:  # a TLS handshake, say: it would wait for ever
+            raise ProtocolError(400, "a control byte in the head")
         if data.count(b"\n", seen) != data.count(b"\r\n", seen):  # no blank line would ever come
             raise ProtocolError(400, "a line ends in a bare line feed")
         self._buffer = data
