@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from gateway.serving import base_url, environment_lines, listen
 from gateway.supervisor import python_command
 
-__all__ = ["GatewayFailed", "environment", "gateway_version", "new_session", "own_gateway", "run"]
+__all__ = ["GatewayFailed", "environment", "gateway_version", "new_session", "own_gateway", "run", "viewer_answers"]
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 NOT_FOUND: Final = 127
@@ -73,16 +73,28 @@ def environment(gateway: str, session: str, outer: Mapping[str, str]) -> dict[st
 
 def gateway_version(url: str, timeout: float = 2.0) -> str | None:
     """The version of the gateway at `url`, None when none answers there within `timeout` seconds. Blocks."""
+    try:
+        answer = json.loads(_get(url, "/_verbatim/health", timeout))
+    except ValueError:
+        return None
+    version = answer.get("verbatim") if isinstance(answer, dict) else None
+    return version if isinstance(version, str) else None
+
+
+def viewer_answers(url: str, timeout: float = 2.0) -> bool:
+    """Whether a viewer answers at `url` within `timeout` seconds: it asks for its token, and says whose it is. Blocks."""
+    return b"Verbatim" in _get(url, "/", timeout) and gateway_version(url, timeout) is None
+
+
+def _get(url: str, path: str, timeout: float) -> bytes:
+    """The beginning of the body at `path`, whatever its status; empty when nobody answers in HTTP."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
     try:
-        connection.request("GET", "/_verbatim/health")
-        answer = json.loads(connection.getresponse().read(1 << 16))
-        version = answer.get("verbatim") if isinstance(answer, dict) else None
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    else:
-        return version if isinstance(version, str) else None
+        connection.request("GET", path)
+        return connection.getresponse().read(1 << 16)
+    except (OSError, http.client.HTTPException):
+        return b""
     finally:
         connection.close()
 

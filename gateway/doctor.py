@@ -20,7 +20,7 @@ from archive.reader import Reader
 from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
 from archive.writer import Writer
 from gateway import __version__
-from gateway.child import gateway_version
+from gateway.child import gateway_version, viewer_answers
 from gateway.routes import Route
 from gateway.serving import listen
 from gateway.settings import Settings, SettingsError
@@ -48,9 +48,9 @@ class Finding:
 
 def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Look at ports, disk, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
-    yield _port(settings.host, settings.port, "port", "gateway")
+    yield _port(settings.host, settings.port, "port")
     if settings.viewer:
-        yield _port(settings.viewer_host, settings.viewer_port, "viewer_port", "viewer")
+        yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
     yield from _disk(settings.archive, settings.min_free)
     yield _round_trip()
     routes = [route for _, route in sorted(settings.routes.items())]
@@ -59,14 +59,17 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     yield _clock(now())
 
 
-def _port(host: str, port: int, setting: str, what: str) -> Finding:
+def _port(host: str, port: int, setting: Literal["port", "viewer_port"]) -> Finding:
+    """Free, or held by what is to listen there."""
+    what = "viewer" if setting == "viewer_port" else "gateway"
     about = f"{what} port"
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         listen(host, port, setting).close()
     except SettingsError as error:
-        if what == "gateway" and gateway_version(f"http://{shown}") is not None:
-            return Finding("ok", about, f"a gateway is already running on {shown}")
+        running = viewer_answers if what == "viewer" else gateway_version
+        if running(f"http://{shown}"):
+            return Finding("ok", about, f"a {what} is already running on {shown}")
         flag = setting.replace("_", "-")
         return Finding("fail", about, str(error).partition(";")[0], f"choose another with --{flag}, or stop what listens there")
     return Finding("ok", about, f"{shown} is free")

@@ -172,7 +172,7 @@ class _Handler(logging.Handler):
         try:
             # An exception's text may quote a URL or a header: the same rules as for the archive
             text = redact_text(self._formatter.format(record))
-        except Exception:  # noqa: BLE001, RUF100 - a bad log call must not break what it reports on
+        except Exception:  # a bad log call must not break what it reports on
             text = f"a log line of {record.name} could not be written"
         self._lines.put(_Text(record.created, record.levelname, text))
 

@@ -24,7 +24,7 @@ REDACTED: Final = "[redacted]"
 _REDACTED: Final = REDACTED.encode("ascii")
 
 _SHAPE = re.compile((r"(?<![A-Za-z0-9])(?:" + "|".join(rules.KEY_SHAPES) + ")").encode("ascii"))
-_SCHEME_IN_VALUE = re.compile(rb"(?i)(?<![a-z0-9])(bearer|basic|token)[ \t]++[^\s,;\"'<>]{6,}+")
+_SCHEME_IN_VALUE = re.compile(rb"(?i)((?<![a-z0-9])bearer|\A(?:basic|token))[ \t]++[^\s,;\"'<>]{6,}+")
 _TARGET_PAIR = re.compile(rb"([^?&;#=]*+)(=?+)([^?&;#]*+)([?&;#]?+)")
 _VALUE_PAIR = re.compile(rb"(?<![^?&;#,\s<>\"'{])([A-Za-z0-9_.\-%+\[\]]{1,200}+)=(\"[^\"]*+\"?+|[^?&;#\s<>\"]*+)")
 _JSON_PAIR = re.compile(rb"\"([^\"\\]{1,200}+)\"\s{0,8}+:\s{0,8}+\"((?:[^\"\\]|\\.)*+)", re.DOTALL)
@@ -90,7 +90,7 @@ def redact_target(target: bytes, where: str) -> tuple[bytes, list[Redaction]]:
 
     try:
         clean = _target(target, found)
-    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+    except Exception:  # fails closed, whatever a rule does
         found("all", "failed-closed")
         clean = _REDACTED
     return clean, [Redaction(place, rule, count) for (place, rule), count in removed.items()]
@@ -100,7 +100,7 @@ def redact_url(url: str) -> str:
     """`url` for logs, errors and records: without user info and without secret query values. Never raises."""
     try:
         return _target(_authorities(url.encode("utf-8", "surrogateescape"), _ignore), _ignore).decode("utf-8", "surrogateescape")
-    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+    except Exception:  # fails closed, whatever a rule does
         return REDACTED
 
 
@@ -108,7 +108,7 @@ def redact_text(text: str) -> str:
     """A log line or an exception's text without keys, user info and secret pairs, as in an unknown header's value. Never raises."""
     try:
         return _look(text.encode("utf-8", "surrogateescape"), _ignore).decode("utf-8", "surrogateescape")
-    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+    except Exception:  # fails closed, whatever a rule does
         return REDACTED
 
 
@@ -119,7 +119,7 @@ def _field(do: _Do | None, name: bytes, value: bytes, where: str, removed: dict[
     """One header without its credential; `removed` is counted up. Whatever fails takes the value with it, and the name if need be."""
     try:
         do = do or _classify(name)
-    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+    except Exception:  # fails closed, whatever a rule does
         do = _Do.FAILED
     if not value and do not in (_Do.NAME, _Do.FAILED):
         return name, value
@@ -131,7 +131,7 @@ def _field(do: _Do | None, name: bytes, value: bytes, where: str, removed: dict[
 
     try:
         return kept, _value(do, value, found)
-    except Exception:  # noqa: BLE001, RUF100 - fails closed, whatever a rule does
+    except Exception:  # fails closed, whatever a rule does
         found("value", "failed-closed")
         return kept, _REDACTED
 
@@ -265,10 +265,15 @@ def _without_value(match: re.Match[bytes], found: Found) -> bytes:
     if match[2] in (b"", _REDACTED):
         return match[0]
     secret = _secret_parameter(match[1])
-    if secret is None:
+    if secret is None or (secret in rules.QUERY_ONLY and not _in_query(match)):
         return match[0]
     found(secret, "parameter")
     return match[0][: match.start(2) - match.start()] + _REDACTED + match[0][match.end(2) - match.start() :]
+
+
+def _in_query(match: re.Match[bytes]) -> bool:
+    """Whether a pair found in text stands as in a query: at the very beginning, or after a separator."""
+    return match.re is _VALUE_PAIR and (match.start() == 0 or match.string[match.start() - 1] in b"?&#")
 
 
 def _hidden(replacement: bytes, rule: str, found: Found) -> bytes:
@@ -357,7 +362,7 @@ def _rules_hash() -> str:
         "strong": rules.STRONG_PARTS,
         "readable": [rules.READABLE_PARTS, rules.READABLE_SUFFIXES, sorted(rules.READABLE_IN_QUERY)],
         "weak": rules.WEAK_SUFFIXES,
-        "exact": sorted(rules.EXACT_NAMES),
+        "exact": [sorted(rules.EXACT_NAMES), sorted(rules.QUERY_ONLY)],
         "headers": [sorted(rules.HEADER_NAMES), rules.HEADER_PREFIXES, sorted(rules.ORDINARY_HEADERS), rules.ORDINARY_PREFIXES],
         "schemes": sorted(s.decode() for s in rules.SCHEMES),
         "protocols": [sorted(p.decode() for p in rules.PROTOCOLS), [p.decode() for p in rules.PROTOCOL_PREFIXES]],

@@ -44,6 +44,9 @@ EXACT_NAMES = _words(
 )
 """Whole names. uploadid: a resumable upload's URL is itself the credential (Google's "Resumable uploads")."""
 
+QUERY_ONLY = frozenset({"code", "sign", "ticket", "pass"})
+"""Those of them that are ordinary words elsewhere: in running text and JSON only a pair that stands as in a query counts."""
+
 READABLE_IN_QUERY = frozenset({"pagetoken", "nextpagetoken", "nexttoken", "continuationtoken", "synctoken"})
 """Cursors of paged lists."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Final
+from urllib.parse import quote
 
 import click
 
@@ -50,7 +52,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listener.close()
         if isinstance(error, PermissionError):
             raise SettingsError(f"port {port} needs privileges; choose one from 1024 up with {flag}") from None
-        if error.errno == 99:  # EADDRNOTAVAIL
+        if error.errno == errno.EADDRNOTAVAIL:
             raise SettingsError(f"{host} is no address of this machine; change {flag.replace('port', 'host')}") from None
         variable = "VERBATIM_" + setting.upper()
         raise SettingsError(
@@ -68,8 +70,6 @@ def base_url(listener: socket.socket) -> str:
 
 def viewer_url(listener: socket.socket, token: str) -> str:
     """The address that opens the viewer: the token in it becomes a cookie at once."""
-    from urllib.parse import quote
-
     return f"{base_url(listener)}/?token={quote(token, safe='')}"
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from commandline import running, wait_for
 
 from gateway import doctor
 from gateway.cli import cli
@@ -94,6 +95,16 @@ def test_a_taken_port_fails(tmp_path: Path) -> None:
     assert finding.state == "fail"
     assert str(port) in finding.text
     assert "--port" in finding.advice
+
+
+def test_what_already_runs_here_is_no_fault(tmp_path: Path) -> None:
+    with running(tmp_path, "serve", "--port", "0", "--viewer-port", "0") as gateway:
+        ports = [int(gateway.find(rf"{what} +http://127\.0\.0\.1:(\d+)")) for what in ("gateway", "viewer")]
+        given = settings(tmp_path, port=ports[0], viewer_port=ports[1])
+        wait_for(lambda: found(given, "viewer port").state == "ok", lambda: gateway.stderr)
+        assert found(given, "gateway port").text == f"a gateway is already running on 127.0.0.1:{ports[0]}"
+        swapped = settings(tmp_path, port=ports[1], viewer_port=ports[0])
+        assert {found(swapped, f"{what} port").state for what in ("gateway", "viewer")} == {"fail"}
 
 
 def test_a_folder_that_is_a_file_fails(tmp_path: Path) -> None:

@@ -184,6 +184,19 @@ def test_a_named_secret_in_an_unknown_header_is_removed(value: str) -> None:
     assert CANARY not in cleaned("x-config", value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["closed, code=1006", '{"code":"rate_limit_exceeded"}', "error code=7; pass=2", "the token counter", "some Basic information"],
+)
+def test_words_that_are_secret_only_in_a_query_stay_in_text(value: str) -> None:
+    assert cleaned("x-something-new", value) == value
+
+
+def test_a_code_in_a_forwarded_query_is_removed() -> None:
+    assert cleaned("x-original-query", f"code={CANARY}&a=1") == "code=[redacted]&a=1"
+    assert cleaned("x-original-url", f"/callback?state=1&code={CANARY}") == "/callback?state=1&code=[redacted]"
+
+
 def test_a_key_used_as_a_header_name_is_removed() -> None:
     after, removed = redact_headers([(KEYS[0].encode(), b"v")], "request.headers")
     assert after == [(b"[redacted]", b"[redacted]")]
