@@ -37,14 +37,15 @@ def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
     """The request head for the upstream. Nothing is added: no Via, no User-Agent, no Connection."""
     lines = [b"%b %b HTTP/1.1" % (head.method, target)]
     dropped = _named(head)
-    for (name, value), lower in zip(head.headers, head.names, strict=True):
+    for field, lower in zip(head.headers, head.names, strict=True):
         if lower in _HOP_AND_HOST:
+            name = field[0]
             if lower == b"host":
                 lines.append(name + b": " + authority)
             elif lower == b"transfer-encoding" and head.framing == "chunked":
                 lines.append(_CHUNKED)
-        elif lower not in dropped and not lower.startswith(RESERVED):
-            lines.append(name + b": " + value)
+        elif lower[: len(RESERVED)] != RESERVED and lower not in dropped:
+            lines.append(b": ".join(field))
     if b"host" not in head.names:  # HTTP/1.0 may come without; we speak 1.1, which may not
         lines.insert(1, b"Host: " + authority)
     lines.append(b"\r\n")
@@ -58,13 +59,13 @@ def response_head(head: Head, id: bytes, *, chunked: bool, close: bool) -> bytes
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     dropped = _named(head)
-    for (name, value), lower in zip(head.headers, head.names, strict=True):
+    for field, lower in zip(head.headers, head.names, strict=True):
         if lower in HOP_BY_HOP:
             if lower == b"transfer-encoding" and chunked:
                 lines.append(_CHUNKED)
                 chunked = False
         elif lower not in dropped:
-            lines.append(name + b": " + value)
+            lines.append(b": ".join(field))
     if chunked:
         lines.append(_CHUNKED)
     if close:
