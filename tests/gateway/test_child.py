@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from commandline import children, running, upstream, verbatim, wait_for
+from commandline import COMMAND, children, clean_environment, running, upstream, verbatim, wait_for
 from readback import archive_records
 
 from gateway.child import environment, gateway_version, new_session
@@ -146,3 +147,33 @@ def test_a_bad_session_name_is_told(tmp_path: Path) -> None:
     done = verbatim(tmp_path, "run", "--session", "a b", "--", "true")
     assert done.returncode == 2
     assert "a session's name is" in done.stderr
+
+
+def test_a_key_pressed_at_the_terminal_reaches_the_command_once(tmp_path: Path) -> None:
+    code = (
+        "import signal, time\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1)\n"  # interrupted or not: sleeps on after the handler, so a second signal would be seen
+        "print('seen', len(seen), flush=True)"
+    )
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [*COMMAND, "run", "--port", "1", "--", sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=clean_environment(),
+            preexec_fn=lambda: os.login_tty(theirs),
+        ) as process:
+            said = b""
+            while b"ready" not in said:
+                said += os.read(ours, 1000)
+            os.write(ours, b"\x03")
+            while b"seen" not in said.partition(b"ready")[2] or not said.endswith(b"\n"):
+                said += os.read(ours, 1000)
+            assert process.wait(40) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"seen 1\r\n" in said

@@ -214,6 +214,7 @@ def test_an_upstream_url_becomes_host_port_and_authority(url: str, host: str, po
         ("https://h%2Fx/", "no usable host"),
         ("https://-h/", "no usable host"),
         ("https://a..b/", "no usable host"),
+        ("https://" + "ü" * 80, "no usable host"),
         ("https://" + "a" * 64 + "/", "no usable host"),
         ("https://h/a b", "percent-encode"),
         ("https://h/a\tb", "percent-encode"),
