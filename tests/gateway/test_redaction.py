@@ -231,10 +231,9 @@ def test_a_key_in_the_query_is_removed_however_its_name_is_spelled(name: str) ->
 
 
 def test_a_name_encoded_without_end_is_taken_for_a_secret() -> None:
-    name = "harmless"
+    name = "h%61rmless"
     for _ in range(12):
-        name = "".join(f"%{byte:02X}" for byte in name[:1].encode()) + name[1:].replace("%", "%25")
-        name = name.replace("%", "%25") if name.count("%") < 2000 else name
+        name = name.replace("%", "%25")
     assert target(f"/x?{name}={CANARY}") == f"/x?{name}=[redacted]"
     assert CANARY not in target(f"/x?a={name}{CANARY}")
 
