@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import logging
 import resource
 import socket
@@ -19,11 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as Page
 
-from gateway import __version__
+from gateway import __version__, memory
 from gateway.capture import Recording
 from gateway.errors import GatewayError, answer
 from gateway.keeper import Keeper
-from gateway.keeping import GARBAGE
 from gateway.logs import AccessLog
 from gateway.relay import Relay
 from gateway.routes import Routes
@@ -106,8 +104,7 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
     A second signal ends the draining. What is still running then is cut so that no client takes it for whole, and recorded so.
     """
     _raise_file_limit()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    memory.tune()
     access_log = AccessLog() if settings.access_log else None
     relay = create_relay(settings, keeper.tape if keeper is not None else None, access_log)
     config = uvicorn.Config(

@@ -32,6 +32,9 @@ FLUSH_AFTER: Final = 0.004
 START_TIMEOUT: Final = 20.0
 """Seconds a keeper has to say that it can write: it checks the newest segment first, which is milliseconds even for a full hour."""
 
+PIPE: Final = 1 << 20
+"""Bytes asked for as the socket's buffer, so that a batch goes over in one write and one read (Linux gives at most net.core.wmem_max)."""
+
 RESTART_AFTER: Final = 1.0
 
 
@@ -59,6 +62,8 @@ class Keeper:
     def start(self) -> None:
         """Start the process and wait until it can write. Blocks for about 0.2 s; raises Unwritable when there can be no archive there."""
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 python_command("gateway.keeping", str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
@@ -134,7 +139,7 @@ class Keeper:
         size = self.tape.size
         data = self.tape.take()
         if data:
-            self._transport.write(FRAME.pack(len(data), size, keeping.TAPE) + data)
+            self._transport.writelines((FRAME.pack(len(data), size, keeping.TAPE), data))
 
     def _send(self, kind: int, value: Any) -> None:
         data = marshal.dumps(value, MARSHAL_VERSION)

@@ -7,7 +7,6 @@ is killed, the socket ends: what was told is written, then the keeper leaves.
 from __future__ import annotations
 
 import contextlib
-import gc
 import marshal
 import select
 import signal
@@ -22,6 +21,7 @@ from typing import Any, Final
 from archive.errors import Unwritable
 from archive.record import Record, Upstream
 from archive.writer import Writer
+from gateway import memory
 from gateway.capture import CaptureLimits
 from gateway.tape import MARSHAL_VERSION, Player
 
@@ -35,20 +35,20 @@ TAPE, OPTIONS, CLOSE, READY, FAILED, READ, STATS, CLOSED = range(8)
 TICK: Final = 0.5
 """Seconds between two looks at old parts, and between two reports of the writer's counters."""
 
-GARBAGE: Final = (50_000, 20, 100)
-"""Thresholds of the cyclic collector (the default is 700, 10, 10), here and in the relay."""
-
 PATIENCE: Final = 1.0
 """Seconds the tape stands still for the writer's queue before a record is dropped and counted: the writer says much earlier when its
 disk is stuck, so this is only ever reached by a machine that is too slow."""
 
 
 class Channel:
-    """Messages over a blocking socket, for the keeper's side."""
+    """Messages over a blocking socket, for the keeper's side. A large one is read straight into its own place: no copy but the kernel's."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._buffer = bytearray()
+        self._buffer = bytearray(1 << 20)
+        self._at = 0  # where the first message not yet handed out begins
+        self._filled = 0
+        self._wanted = 0  # how long that one is, as far as known
 
     def send(self, kind: int, value: Any, size: int = 0) -> None:
         """Send one message; blocks. Raises OSError when the other side is gone."""
@@ -62,20 +62,31 @@ class Channel:
         """
         if not select.select([self._sock], [], [], timeout)[0]:
             return []
-        data = self._sock.recv(1 << 20)
-        if not data:
+        self._make_room()
+        buffer = self._buffer
+        count = self._sock.recv_into(memoryview(buffer)[self._filled :])
+        if not count:
             return None
-        self._buffer += data
+        self._filled += count
+        self._wanted = 0
         messages = []
-        at, view = 0, memoryview(bytes(self._buffer))
-        while len(view) - at >= FRAME.size:
-            length, size, kind = FRAME.unpack_from(view, at)
-            if len(view) - at - FRAME.size < length:
+        while self._filled - self._at >= FRAME.size:
+            length, size, kind = FRAME.unpack_from(buffer, self._at)
+            begin, end = self._at + FRAME.size, self._at + FRAME.size + length
+            if end > self._filled:
+                self._wanted = FRAME.size + length
                 break
-            messages.append((kind, size, view[at + FRAME.size : at + FRAME.size + length]))
-            at += FRAME.size + length
-        del self._buffer[:at]
+            messages.append((kind, size, memoryview(buffer)[begin:end]))
+            self._at = end
         return messages
+
+    def _make_room(self) -> None:
+        """Move what was not handed out to the front; into a larger buffer when the message that has begun needs one."""
+        rest = bytes(memoryview(self._buffer)[self._at : self._filled])
+        if self._wanted > len(self._buffer):
+            self._buffer = bytearray(self._wanted)
+        self._buffer[: len(rest)] = rest
+        self._at, self._filled = 0, len(rest)
 
 
 class _Patient:
@@ -95,8 +106,7 @@ def main() -> int:
     """Run on the socket whose descriptor is the only argument, until the other side closes it or says so."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is the relay's business: it closes us when it has drained
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)  # records are freed by reference count; walking thousands of queued ones in search of cycles took a third
+    memory.tune()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     options = None
     while options is None:
