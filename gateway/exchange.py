@@ -154,6 +154,7 @@ class Exchange:
                 self._sent = True
             elif type(event) is End:
                 self.request_done = True
+                self.heard = now  # from here on the upstream's silence counts
         capture = self.capture
         if capture is None:
             return
@@ -371,6 +372,14 @@ class Exchange:
 
     # Ends
 
+    def tick(self, now: float) -> None:
+        """About once a second: a record that is old enough is cut."""
+        if self.capture is not None:
+            try:
+                self.capture.tick(now)
+            except Exception:
+                self._capture_failed()
+
     def timeout(self, seconds: float) -> None:
         """Nothing came from the upstream for `seconds`."""
         why = f"nothing came from the upstream for {seconds:g} s"
@@ -385,6 +394,7 @@ class Exchange:
             self._answer(GatewayError(503, "shutting_down", "the gateway is shutting down"), EndReason.SHUTDOWN)
         else:
             self._cut(EndReason.SHUTDOWN, "Verbatim was stopped")
+        self._offered(last=True)
 
     def _cut(self, reason: EndReason, why: str, *, reset: bool = False) -> None:
         """End it so that the client cannot take it for whole: no last chunk, the connection closed short of its Content-Length."""
@@ -461,15 +471,20 @@ class Exchange:
         self.relay.loop.call_later(HOLD_STEP, self._offer)
 
     def _offer(self) -> None:
-        capture = self.capture
-        assert capture is not None
-        if not capture.offer(last=self.relay.loop.time() >= self._deadline):
+        if not self._offered(last=self.relay.loop.time() >= self._deadline):
             self.relay.loop.call_later(HOLD_STEP, self._offer)
             return
         self._holding = False
         self._pause(False)
         if self.over:
             self._let_go()
+
+    def _offered(self, *, last: bool) -> bool:
+        try:
+            return self.capture is None or self.capture.offer(last=last)
+        except Exception:
+            self._capture_failed()
+            return True
 
     def _let_go(self) -> None:
         self.relay.exchanges.discard(self)

@@ -98,8 +98,6 @@ class Relay:
             self._timer.cancel()
         for exchange in list(self.exchanges):
             exchange.shutdown()
-            if exchange.capture is not None:
-                exchange.capture.offer(last=True)
         self.pool.close()
         for connection in list(self.connections):
             connection.shutdown()
@@ -159,9 +157,8 @@ class Relay:
         now = perf_counter()
         self._timer = self.loop.call_later(TICK, self._tick)
         for exchange in list(self.exchanges):
-            if exchange.capture is not None:
-                exchange.capture.tick(now)
-            if self.read_timeout and exchange.request_done and now - max(exchange.heard, exchange.started) > self.read_timeout:
+            exchange.tick(now)
+            if self.read_timeout and exchange.request_done and now - exchange.heard > self.read_timeout:
                 exchange.timeout(self.read_timeout)
         for connection in list(self.connections):
             connection.tick(now)
