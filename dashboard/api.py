@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from archive.reader import Content, Exchange, Reader
+from dashboard import words
 from dashboard.pages import find
 from dashboard.query import Filter
 
@@ -35,7 +36,6 @@ class Api:
     def exchanges(self, request: Request) -> Response:
         """A page of entries, newest first; `next` is the `before` of the page after, null on the last."""
         asked = Filter.of(request.query_params)
-        self._reader.refresh()
         page = asked.page(self._reader)
         return answer({"exchanges": [dataclasses.asdict(entry) for entry in page.entries], "next": page.next})
 
@@ -55,8 +55,11 @@ class Api:
 
     def events(self, request: Request) -> Response:
         """What the archive says about itself, oldest first."""
-        self._reader.refresh()
         return answer({"events": [dataclasses.asdict(event) for event in self._reader.events()]})
+
+    def stats(self, request: Request) -> Response:
+        """What those events add up to."""
+        return answer(words.ledger(self._reader.events()))
 
 
 def answer(value: Mapping[str, Any], status: int = 200) -> Response:

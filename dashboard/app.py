@@ -65,6 +65,7 @@ def create_app(folder: Path, *, token: str, hosts: Sequence[str], gateway: str =
         ("/api/exchanges/{id}", api.exchange),
         ("/api/exchanges/{id}/line", api.line),
         ("/api/events", api.events),
+        ("/api/stats", api.stats),
     ]
     return Starlette(
         routes=[

@@ -181,7 +181,7 @@ class Pages:
         """What the archive says about itself: writers' starts and stops, gaps, damage."""
         events = self._reader.events()
         rows = [_event_row(event) for event in reversed(events[-_EVENTS:])]
-        return self._renderer.page("events.html", rows=rows, left_out=max(0, len(events) - _EVENTS), live=0)
+        return self._renderer.page("events.html", rows=rows, sums=words.ledger(events), left_out=max(0, len(events) - _EVENTS), live=0)
 
     def _routes(self, page: Page, asked: Filter) -> list[str]:
         """Routes to choose from: those seen so far."""

@@ -53,6 +53,7 @@ class EventRow:
     event: eventstream.StreamEvent
     after_ms: float | None
     html: Markup
+    comment: Markup
     left_out: int
 
 
@@ -92,7 +93,10 @@ def look(body: Bytes, media_type: str, wanted: str, marks: Sequence[tuple[int, f
     if view == "events":
         return _events(body, views, () if body.encoding else marks)  # marks count wire bytes: they say nothing of inflated text
     note = _bytes_note(len(body.data), LIMIT)
-    cut = body.data[:LIMIT].decode("utf-8", "ignore")  # it is UTF-8; only a character cut in two at the limit is left out
+    if not note and body.text is None:
+        note = "Some of it is no UTF-8; those bytes are shown as \\xNN."
+    # Of valid text only a character that the limit cuts in two is left out; of other text nothing is.
+    cut = body.data[:LIMIT].decode("utf-8", "backslashreplace" if body.text is None else "ignore")
     shown = clip(cut, _MARKS)
     if len(shown) < len(cut):
         note = f"It is full of invisible characters, so the view ends after {_MARKS:,} of them; the download has all of it."
@@ -105,13 +109,12 @@ def look(body: Bytes, media_type: str, wanted: str, marks: Sequence[tuple[int, f
 
 
 def _fitting(body: Bytes, media_type: str) -> tuple[str, ...]:
-    if body.text is None:
-        return ("hex",)
     if media_type == "text/event-stream":
         return ("events", "raw", "hex")
-    if looks_like_json(body.text):
-        return ("pretty", "raw", "hex")
-    return ("raw", "hex")
+    if body.text is not None:
+        return ("pretty", "raw", "hex") if looks_like_json(body.text) else ("raw", "hex")
+    # A stream that broke off inside a character is text all the same.
+    return ("raw", "hex") if media_type.startswith("text/") or "json" in media_type else ("hex",)
 
 
 def _bytes_note(have: int, limit: int) -> str:
@@ -119,7 +122,7 @@ def _bytes_note(have: int, limit: int) -> str:
 
 
 def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, float]]) -> Look:
-    shown = clip(body.data[:LIMIT].decode("utf-8", "ignore"), _MARKS).encode()
+    shown = body.data[:LIMIT]
     rows: list[EventRow] = []
     before: float | None = None
     stream = eventstream.events(shown, marks)
@@ -127,8 +130,9 @@ def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, floa
         after = None if event.at_ms is None or before is None else event.at_ms - before
         before = event.at_ms
         html, left_out = _brief(event.data)
-        rows.append(EventRow(number, event, after, html, left_out))
-    note = f"The first {len(shown):,} of {len(body.data):,} bytes are shown." if len(shown) < len(body.data) else ""
+        comment, _ = _brief(event.comment or "")
+        rows.append(EventRow(number, event, after, html, comment, left_out))
+    note = _bytes_note(len(body.data), LIMIT)
     if next(stream, None) is not None:
         note = f"The first {_EVENTS:,} events are shown; the raw view and the download have more."
     return Look("events", views, rows=tuple(rows), note=note)
@@ -136,7 +140,7 @@ def _events(body: Bytes, views: tuple[str, ...], marks: Sequence[tuple[int, floa
 
 def _brief(text: str) -> tuple[Markup, int]:
     """A short text in colour when it is JSON, and how many characters of it are left out."""
-    shown = clip(text[:_EVENT_LIMIT], _MARKS // 100)
+    shown = clip(text[:_EVENT_LIMIT], _MARKS // 500)
     if looks_like_json(shown):
         laid = compact(shown)
         return laid.html, laid.left_out + len(text) - len(shown)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dashboard.text import size
 
-__all__ = ["Ended", "ended", "happened", "tone", "trouble"]
+__all__ = ["Ended", "ended", "happened", "ledger", "tone", "trouble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,18 @@ def happened(event: _Event) -> Ended:
                 "Damage", "bad", f"These bytes are no readable record: {event.why}. What comes before and after is not touched by it."
             )
     return Ended(event.kind, "note", "This viewer does not know this kind of event.")
+
+
+def ledger(events: Iterable[_Event]) -> dict[str, int]:
+    """What the archive's own events add up to. Lost: exchange records that gaps tell of."""
+    sums = {"starts": 0, "stops": 0, "gaps": 0, "lost": 0, "damages": 0}
+    names = {"open": "starts", "close": "stops", "gap": "gaps", "damage": "damages"}
+    for event in events:
+        if event.kind in names:
+            sums[names[event.kind]] += 1
+        lost = (event.detail or {}).get("records") if event.kind == "gap" else None
+        sums["lost"] += lost if isinstance(lost, int) else 0
+    return sums
 
 
 def _gap(detail: Mapping[str, Any]) -> str:

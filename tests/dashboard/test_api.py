@@ -30,6 +30,7 @@ async def test_the_api_says_what_the_pages_say(tmp_path: Path, write, exchange, 
         socket = (await viewer.get(f"/api/exchanges/{ids[2]}")).json()
         lines = (await viewer.get(f"/api/exchanges/{ids[0]}/line")).content
         events = (await viewer.get("/api/events")).json()["events"]
+        stats = (await viewer.get("/api/stats")).json()
     assert one["request"]["body"]["text"].encode() == sent
     assert one["request"]["body"]["sha256"] == hashlib.sha256(sent).hexdigest()
     assert base64.b64decode(one["response"]["body"]["base64"]) == b"\xff\x00\x01"
@@ -41,6 +42,7 @@ async def test_the_api_says_what_the_pages_say(tmp_path: Path, write, exchange, 
     assert (socket["kind"], socket["request"]["body"]) == ("websocket", None)
     assert json.loads(lines)["id"] == ids[0]
     assert [event["kind"] for event in events] == ["open", "close"]
+    assert stats == {"starts": 1, "stops": 1, "gaps": 0, "lost": 0, "damages": 0}
 
 
 async def test_the_api_refuses_in_json(viewer, known_id: str) -> None:

@@ -20,7 +20,15 @@ PATHS = [
     "/exchange/{id}/response",
     "/exchange/{id}/message/0",
 ]
-PATHS += ["/api/exchanges", "/api/exchanges/{id}", "/api/exchanges/{id}/line", "/api/events", "/nowhere", "/exchange/00000000"]
+PATHS += [
+    "/api/exchanges",
+    "/api/exchanges/{id}",
+    "/api/exchanges/{id}/line",
+    "/api/events",
+    "/api/stats",
+    "/nowhere",
+    "/exchange/00000000",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

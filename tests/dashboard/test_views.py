@@ -29,7 +29,9 @@ class Body:
         (b'{"a":1}', "text/plain", ("pretty", "raw", "hex")),
         (b"data: 1\n\n", "Text/Event-Stream; charset=utf-8", ("events", "raw", "hex")),
         (b"hello", "application/json", ("raw", "hex")),
-        (b"\xff\x00", "application/json", ("hex",)),
+        (b"\xff\x00", "application/json", ("raw", "hex")),
+        (b"\xff\x00", "audio/mpeg", ("hex",)),
+        (b"data: caf\xc3", "text/event-stream", ("events", "raw", "hex")),
     ],
 )
 def test_a_body_offers_the_views_that_fit(data: bytes, media_type: str, views: tuple[str, ...]) -> None:
@@ -37,6 +39,15 @@ def test_a_body_offers_the_views_that_fit(data: bytes, media_type: str, views: t
     assert look(Body(data), media_type, "").view == views[0]
     assert look(Body(data), media_type, "no such view").view == views[0]
     assert look(Body(data), media_type, "hex").view == "hex"
+
+
+def test_a_stream_that_broke_off_inside_a_character_can_be_read() -> None:
+    body = Body(b"data: fine\n\ndata: caf\xc3")
+    rows = look(body, "text/event-stream", "").rows
+    assert [(row.event.data, row.event.finished) for row in rows] == [("fine", True), ("caf\\xc3", False)]
+    raw = look(body, "text/event-stream", "raw")
+    assert raw.html.endswith("caf\\xc3")
+    assert "no UTF-8" in raw.note
 
 
 def test_a_cut_view_says_so() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from archive.record import EndReason
-from dashboard.words import ended, happened, tone, trouble
+from dashboard.words import ended, happened, ledger, tone, trouble
 
 
 @dataclass
@@ -68,6 +68,18 @@ def test_events_are_told_in_sentences() -> None:
     assert "checksum" in happened(Event("damage", why="checksum")).sentence
     assert "version unknown" in happened(Event("open", None)).sentence
     assert happened(Event("eclipse")).label == "eclipse"
+
+
+def test_events_add_up() -> None:
+    events = [
+        Event("open"),
+        Event("gap", {"records": 3}),
+        Event("gap", {"records": None}),
+        Event("close"),
+        Event("damage"),
+        Event("eclipse"),
+    ]
+    assert ledger(events) == {"starts": 1, "stops": 1, "gaps": 2, "lost": 3, "damages": 1}
 
 
 def test_a_gap_says_what_was_lost() -> None:
