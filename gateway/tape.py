@@ -34,7 +34,7 @@ STALLED: Final = 0.5
 LOST_IDS: Final = 10_000
 """Ids of lost exchanges kept for the gap record; beyond it they are only counted."""
 
-OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, RESPONSE_END, OWN, FRAMES, END, LOST = range(10)
+OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST = range(9)
 
 
 class Tape(Recording):
@@ -121,14 +121,15 @@ class Tape(Recording):
         """Bytes of events, as counted here, that the next `take` hands out."""
         return self._size
 
-    def tell(self, event: tuple[Any, ...], size: int) -> None:
-        """Append an event that is counted with `size` bytes."""
+    def tell(self, event: tuple[Any, ...], size: int) -> bool:
+        """Append an event that is counted with `size` bytes. False: there is no more room."""
         if not self._events:
             self._wake()
         self._events.append(event)
         self._size += size
         if self._size > BATCH:
             self._flush()
+        return self._unread + self._size <= self._limit
 
     def forget(self, number: int) -> None:
         """An exchange tells no more."""
@@ -146,7 +147,7 @@ class Tape(Recording):
 class _Teller(Told):
     """One exchange's hand on the tape."""
 
-    __slots__ = ("_ended", "_id", "_number", "_silent", "_size", "_tape", "on_full")
+    __slots__ = ("_ended", "_id", "_number", "_silent", "_size", "_tape", "_whole", "on_full")
 
     def __init__(self, tape: Tape, number: int, id: bytes) -> None:
         self.on_full: Callable[[], None] | None = None
@@ -156,9 +157,10 @@ class _Teller(Told):
         self._size = 0
         self._ended = False
         self._silent = False
+        self._whole = False
 
     def request_data(self, payload: list[bytes], now: float) -> None:
-        self._tell((REQUEST_DATA, self._number, payload, now), EVENT + sum(map(len, payload)))
+        self._tell((REQUEST_DATA, self._number, payload, now), EVENT + _length(payload))
 
     def request_end(self) -> None:
         self._tell((REQUEST_END, self._number), EVENT)
@@ -171,10 +173,10 @@ class _Teller(Told):
         self._tell((OWN, self._number, status, reason, list(headers), body), EVENT + len(body))
 
     def response_data(self, payload: list[bytes], now: float) -> None:
-        self._tell((RESPONSE_DATA, self._number, payload, now), EVENT + sum(map(len, payload)))
+        self._tell((RESPONSE_DATA, self._number, payload, now), EVENT + _length(payload))
 
     def response_end(self) -> None:
-        self._tell((RESPONSE_END, self._number), EVENT)
+        self._whole = True  # told with the end, which follows at once
 
     def frames(self, side: Side, data: bytes, now: float) -> None:
         self._tell((FRAMES, self._number, side, data, now), EVENT + len(data))
@@ -185,7 +187,7 @@ class _Teller(Told):
     def end(self, reason: EndReason, detail: str, now: float) -> None:
         self._ended = True
         self._tape.forget(self._number)
-        self._tell((END, self._number, reason.value, detail, now), EVENT)
+        self._tell((END, self._number, self._whole, reason.value, detail, now), EVENT)
 
     def offer(self, *, last: bool) -> bool:
         if self._silent or not self._tape.full:
@@ -205,14 +207,19 @@ class _Teller(Told):
             return
         tape = self._tape
         self._size += size
-        tape.tell(event, size)
-        if tape.full and not self._ended:
-            if self.on_full is None or tape.stalled(tape.clock()):
-                self.give_up()
-            else:
-                self.on_full()
-        elif tape.full and self.on_full is not None:
-            self.on_full()  # all of it is told; only the client's next request is to wait
+        if tape.tell(event, size):
+            return
+        if self._ended:
+            if self.on_full is not None:
+                self.on_full()  # all of it is told; only the client's next request is to wait
+        elif self.on_full is None or tape.stalled(tape.clock()):
+            self.give_up()
+        else:
+            self.on_full()
+
+
+def _length(payload: list[bytes]) -> int:
+    return len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
 
 
 class Player:
@@ -256,12 +263,12 @@ class Player:
             capture.request_end()
         elif kind == RESPONSE_HEAD:
             capture.response_head(_response(*event[2]), event[3])
-        elif kind == RESPONSE_END:
-            capture.response_end()
         elif kind == OWN:
             capture.own_response(*event[2:])
         else:
-            capture.end(EndReason(event[2]), event[3], event[4])
+            if event[2]:
+                capture.response_end()
+            capture.end(EndReason(event[3]), event[4], event[5])
             del self._captures[event[1]]
 
     def tick(self, now: float) -> None:
