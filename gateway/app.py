@@ -124,8 +124,10 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
     async def serve() -> None:
         try:
             await server.serve(sockets)
+            if server.force_exit:  # then uvicorn leaves this out
+                await server.lifespan.shutdown()
         finally:
-            await relay.stop()  # once more: a second signal skips the lifespan's end
+            await relay.stop()
             if keeper is not None and not await keeper.close(max(1.0, settings.grace)):
                 log.error("not everything was on the disk in time; the archive's gap records say what is missing")
 

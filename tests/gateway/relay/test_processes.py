@@ -1,0 +1,194 @@
+"""What only a process of its own can show: signals, and how much memory it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from rawsockets import Connection, connect, wait_for
+from relayrig import OK, Origin, RawUpstream, final
+from rig import Gateway, gateway
+
+GET = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECE = b"x" * (256 << 10)
+MORE = 20 << 20
+
+
+def resident(running: Gateway) -> int:
+    """The most memory the gateway's process has held, in bytes, since `forget`."""
+    text = Path(f"/proc/{running.process.process.pid}/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) << 10
+
+
+def forget(running: Gateway) -> int:
+    """Start measuring anew; what it holds now."""
+    Path(f"/proc/{running.process.process.pid}/clear_refs").write_text("5")
+    return resident(running)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", [False, True])
+async def test_a_large_answer_to_a_client_that_reads_nothing_takes_no_memory(tmp_path: Path, record: bool) -> None:
+    size = 400 << 20
+
+    async def flood(connection: Connection, request) -> None:
+        if request.target == b"/":
+            await connection.send(OK)
+            return
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // len(PIECE)):
+            await connection.send(PIECE)
+
+    async with Origin(flood) as origin, gateway(tmp_path, {"up": origin.url}, record=record, part_bytes="256KiB", max_body="1MiB") as running:
+        client = await connect(running.port)
+        await client.send(GET)
+        assert (await final(client)).status == 200
+        before = forget(running)
+        client.pause()
+        await client.send(GET.replace(b"/up/", b"/up/flood"))
+        await wait_for(lambda: len(origin.requests) == 2)
+        busy = origin.connections[-1]
+        await _stalls(busy)
+        assert busy.transport.get_write_buffer_size() > 0  # the upstream is held back
+        assert resident(running) - before < MORE
+        await client.reset()
+        await wait_for(lambda: busy.lost or busy.eof)
+        assert resident(running) - before < MORE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", [False, True])
+async def test_a_large_upload_to_a_slow_upstream_takes_no_memory(tmp_path: Path, record: bool) -> None:
+    size = 300 << 20
+    go = asyncio.Event()
+
+    async def slow(connection: Connection, request=None) -> None:
+        await connection.read_head()
+        await connection.send(OK)
+        await connection.read_head()
+        connection.pause()
+        await go.wait()
+        while connection.arrived < size:
+            connection.resume()
+            await asyncio.sleep(0.001)
+            connection.pause()
+            connection.forget()
+        await connection.send(OK)
+        connection.resume()
+        await connection.wait_ended()
+
+    origin = RawUpstream(slow)
+    accept = origin._accept
+    origin._accept = lambda: _forgetful(accept())
+    async with origin:
+        bounds = {"part_bytes": "256KiB", "max_body": "1MiB", "queue_bytes": "8MiB"}
+        async with gateway(tmp_path, {"up": origin.url}, record=record, **bounds) as running:
+            client = await connect(running.port)
+            await client.send(GET)
+            assert (await final(client)).status == 200
+            before = forget(running)
+            await client.send(b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+
+            async def upload() -> None:
+                for _ in range(size // len(PIECE)):
+                    await client.send(PIECE)
+
+            task = asyncio.create_task(upload())
+            await _stalls(client)
+            assert not task.done()
+            assert resident(running) - before < MORE
+            go.set()
+            await task
+            assert (await final(client)).status == 200
+            assert resident(running) - before < MORE
+            await client.close()
+
+
+def _forgetful(connection: Connection) -> Connection:
+    """A connection that counts what arrives after `forget` instead of keeping it."""
+    connection.arrived = 0
+
+    def drop() -> None:
+        connection.arrived += len(connection.received)
+        connection.received.clear()
+        connection.arrivals.clear()
+        connection.position = 0
+
+    connection.forget = drop
+    return connection
+
+
+async def _stalls(connection: Connection) -> None:
+    """Wait until what `connection` wants to send is stuck."""
+    last, still = -1, 0
+    while still < 20:
+        size = connection.transport.get_write_buffer_size()
+        still = still + 1 if size == last and size else 0
+        last = size
+        await asyncio.sleep(0.02)
+
+
+async def test_at_sigterm_streams_come_to_their_end_and_newcomers_are_refused(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def stream(connection: Connection, _) -> None:
+        await connection.send(CHUNKED + b"5\r\nfirst\r\n")
+        await go.wait()
+        await connection.send(b"4\r\nlast\r\n0\r\n\r\n")
+
+    async with Origin(stream) as origin, gateway(tmp_path, {"up": origin.url}, grace=20) as running:
+        idle, client = await connect(running.port), await connect(running.port)
+        await client.send(GET)
+        await client.read_until(b"first\r\n")
+        running.process.process.send_signal(signal.SIGTERM)
+        await idle.wait_ended()  # an idle connection is closed at once
+        await idle.close()
+        await wait_for(lambda: _refused(running.port))
+        go.set()
+        assert (await client.read_to_end()).endswith(b"4\r\nlast\r\n0\r\n\r\n")
+        await client.close()
+        await wait_for(lambda: not running.process.running)
+        (kept,) = await running.archived(bool)
+        assert kept.end is not None
+        assert kept.end["reason"] == "complete"
+        assert kept.body("response") == b"firstlast"
+
+
+def _refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_what_outlives_the_grace_is_cut_and_recorded_so(tmp_path: Path, signals: int) -> None:
+    async def endless(connection: Connection, request) -> None:
+        if request.target == b"/silent":
+            await connection.wait_ended()
+            return
+        await connection.send(CHUNKED + b"5\r\nfirst\r\n")
+        await connection.wait_ended()
+
+    grace = 1 if signals == 1 else 30
+    async with Origin(endless) as origin, gateway(tmp_path, {"up": origin.url}, grace=grace) as running:
+        client, waiting = await connect(running.port), await connect(running.port)
+        await client.send(GET)
+        await client.read_until(b"first\r\n")
+        await waiting.send(GET.replace(b"/up/", b"/up/silent"))
+        await wait_for(lambda: len(origin.requests) == 2)
+        running.process.process.send_signal(signal.SIGTERM)
+        await wait_for(lambda: _refused(running.port))
+        if signals == 2:
+            running.process.process.send_signal(signal.SIGTERM)
+        assert (await client.read_to_end(deadline=10)) == b""
+        message = await final(waiting)
+        assert message.status == 503
+        assert message.values(b"x-verbatim-error") == [b"shutting_down"]
+        await client.close()
+        await waiting.close()
+        await wait_for(lambda: not running.process.running)
+        kept = await running.archived(lambda found: len(found) == 2)
+        assert [one.end["reason"] for one in kept if one.end] == ["shutdown", "shutdown"]
