@@ -28,7 +28,7 @@ ROOMS = ("archive", "dashboard", "gateway")
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 TOP_LEVEL = {
-    *(".ci", ".dockerignore", ".editorconfig", ".gitignore", "Dockerfile", "Makefile", "openspec", "pyproject.toml", "tests"),
+    *(".ci", ".dockerignore", ".editorconfig", ".github", ".gitignore", "Dockerfile", "Makefile", "openspec", "pyproject.toml", "tests"),
     *("ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "README.md", "docs", *ROOMS, *LOCKS),
 }
 """What lies at the top. One more is a decision, made here."""
