@@ -204,7 +204,7 @@ class Exchange:
             connection = await self.relay.pool.connect(self.target.route)
         except GatewayError as failure:
             self._connecting = None
-            self._answer(failure, EndReason.TIMEOUT if failure.status == 504 else EndReason.UPSTREAM_REFUSED)
+            self.upstream_failed(failure)
             return
         self._connecting = None
         self._attach(connection)
@@ -356,6 +356,11 @@ class Exchange:
     def upstream_writable(self, writable: bool) -> None:
         """The upstream takes bytes more slowly than they come (False), or takes them again (True)."""
         self.client.hold(SLOW, not writable)
+
+    def upstream_failed(self, failure: GatewayError) -> None:
+        """There is no connection to the upstream, and nothing of an answer came."""
+        self.upstream = None
+        self._answer(failure, EndReason.TIMEOUT if failure.status == 504 else EndReason.UPSTREAM_REFUSED)
 
     def upstream_lost(self, why: str, *, reset: bool = True) -> None:
         """The upstream's connection broke. An answer that has begun is broken too: the client must not take it for whole."""

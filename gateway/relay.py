@@ -9,6 +9,7 @@ import asyncio
 import logging
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, cast
@@ -23,8 +24,8 @@ from gateway.errors import GatewayError, answer, reason_phrase
 from gateway.exchange import AHEAD, Exchange
 from gateway.logs import AccessLog
 from gateway.redaction import redact_target
-from gateway.routes import Routes, Target, valid_session
-from gateway.upstream import Pool, reset_at_close
+from gateway.routes import Route, Routes, Target, valid_session
+from gateway.upstream import Connection, Pool, reset_at_close
 from gateway.wire import Data, End, Event, Head, Limits, ProtocolError, request_reader
 
 __all__ = ["ClientConnection", "Counters", "Relay"]
@@ -78,7 +79,7 @@ class Relay:
         self.limits = limits
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
-        self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout)
+        self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout, second=_second(routes))
         self.counters = Counters()
         self.exchanges: set[Exchange] = set()
         self.connections: set[ClientConnection] = set()
@@ -358,6 +359,15 @@ class ClientConnection(asyncio.Protocol):
     def _finish_writing(self) -> None:
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
+
+
+def _second(routes: Routes) -> Callable[[Route, float], Connection] | None:
+    """How the second path connects. Its libraries cost 20 MB of memory, so they are loaded only where a route asks for it."""
+    if not any(route.http2 or route.proxy for route in routes.routes.values()):
+        return None
+    from gateway.second import connect
+
+    return connect
 
 
 def _has_left(transport: asyncio.Transport) -> bool:

@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 from gateway.routes import Route
 from gateway.wire import Event, Limits, ProtocolError, Reader, response_reader
 
-__all__ = ["Connection", "Pool", "User", "reset_at_close"]
+__all__ = ["Connection", "Pool", "User", "dial_failure", "keep_alive", "new_tls_context", "reset_at_close"]
 
 RESPONSE_HEAD: Final = Limits(header_bytes=256 << 10, header_fields=1000)
 """What an upstream may send as one head: well above what any provider or CDN sends; beyond it is a 502."""
@@ -40,6 +40,10 @@ class User(Protocol):
 
     def upstream_lost(self, why: str, *, reset: bool) -> None:
         """The connection broke, or what came over it is no HTTP. It is closed already."""
+        ...
+
+    def upstream_failed(self, failure: GatewayError) -> None:
+        """It turned out that there is no connection: nothing of the request was heard, nothing of an answer came."""
         ...
 
     def upstream_bytes(self, data: bytes) -> None:
@@ -98,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        _keep_alive(self.transport.get_extra_info("socket"))
+        keep_alive(self.transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         user = self.user
@@ -146,8 +150,10 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Idle connections by route, newest first. No cap: every exchange gets a connection. For the event loop's thread only."""
 
-    def __init__(self, *, connect_timeout: float, idle_timeout: float) -> None:
+    def __init__(self, *, connect_timeout: float, idle_timeout: float, second: Callable[[Route, float], Connection] | None = None) -> None:
+        """`second` makes the connections of routes that ask for HTTP/2 or a proxy: `gateway.second.connect`."""
         self._connect_timeout = connect_timeout
+        self._second = second
         self._idle_timeout = idle_timeout
         self._idle: dict[str, list[Connection]] = {}
 
@@ -174,7 +180,12 @@ class Pool:
             connection.transport.abort()
 
     async def connect(self, route: Route) -> Connection:
-        """A fresh connection, TLS done. Raises GatewayError (502 or 504); may be cancelled at any time without leaving a socket behind."""
+        """A fresh connection, TLS done. Raises GatewayError (502 or 504); may be cancelled at any time without leaving a socket behind.
+
+        On the second path nothing is dialled yet, and what fails later is told to the connection's user.
+        """
+        if self._second is not None and (route.http2 or route.proxy):
+            return self._second(route, self._connect_timeout)
         loop = asyncio.get_running_loop()
         try:
             context = tls_context(route.ca_file) if route.scheme == "https" else None
@@ -186,20 +197,8 @@ class Pool:
                     ssl=context,
                     server_hostname=route.host if context else None,
                 )
-        except TimeoutError:
-            raise GatewayError(504, "upstream_timeout", f"no connection to {route.url} within {self._connect_timeout:g} s") from None
-        except socket.gaierror as error:
-            raise GatewayError(502, "upstream_dns", f"the name {route.host} could not be resolved: {error.strerror}") from None
-        except ssl.SSLCertVerificationError as error:
-            raise GatewayError(502, "upstream_tls", f"the certificate of {route.url} is not trusted: {error.verify_message}") from None
-        except ssl.SSLError as error:
-            raise GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}") from None
-        except OSError as error:
-            raise GatewayError(
-                502, "upstream_unreachable", f"no connection to {route.url}: {error.strerror or 'connection failed'}"
-            ) from None
-        except Exception as error:  # a name the resolver's codec refuses, say: a client must get its answer whatever it was
-            raise GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}") from None
+        except Exception as error:
+            raise dial_failure(error, route, self._connect_timeout) from None
         return connection
 
     def sweep(self, now: float) -> None:
@@ -226,11 +225,33 @@ class Pool:
 
 @cache
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """As `new_tls_context`, for HTTP/1.1; one for all connections."""
+    context = new_tls_context(ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def new_tls_context(ca_file: str | None) -> ssl.SSLContext:
     """TLS to upstreams: verified against the system's trust store, or against `ca_file` alone. Raises OSError when that is unreadable."""
     context = ssl.create_default_context(cafile=ca_file) if ca_file else truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayError:
+    """What a client is told when `error` kept a connection to the route's upstream from coming about; `seconds` is the time it had."""
+    if isinstance(error, TimeoutError):
+        return GatewayError(504, "upstream_timeout", f"no connection to {route.url} within {seconds:g} s")
+    if isinstance(error, socket.gaierror):
+        return GatewayError(502, "upstream_dns", f"the name {route.host} could not be resolved: {error.strerror}")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return GatewayError(502, "upstream_tls", f"the certificate of {route.url} is not trusted: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}")
+    if isinstance(error, OSError):
+        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {error.strerror or 'connection failed'}")
+    # a name the resolver's codec refuses, say: a client must get its answer whatever it was
+    return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}")
 
 
 def _readable(transport: asyncio.Transport) -> bool:
@@ -247,7 +268,8 @@ def reset_at_close(transport: asyncio.Transport) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _keep_alive(sock: socket.socket | None) -> None:
+def keep_alive(sock: socket.socket | None) -> None:
+    """Have TCP ask now and then whether the peer is still there."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
