@@ -98,7 +98,9 @@ async def test_a_client_that_dies_mid_upload_leaves_a_broken_body(framing: str, 
     async with RawUpstream(take) as origin, rig(origin) as gateway:
         client = await gateway.client()
         field = b"Content-Length: 10" if framing == "length" else b"Transfer-Encoding: chunked"
-        await client.send(b"POST /up/ HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n" + (b"half" if framing == "length" else b"4\r\nhalf\r\n"))
+        await client.send(
+            b"POST /up/ HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n" + (b"half" if framing == "length" else b"4\r\nhalf\r\n")
+        )
         await wait_for(lambda: origin.connections and b"half" in origin.connections[0].received)
         await leave(client, how)
         await wait_for(lambda: gone(origin.connections[0]))
@@ -133,7 +135,16 @@ async def test_a_client_that_leaves_while_it_is_not_read_is_noticed(monkeypatch:
         await wait_for(lambda: gone(origin.connections[0]))
 
 
-@pytest.mark.parametrize("cut", [[b"data: [DONE]\n\n"], [b"data: {}\n\ndata: [DONE]\n\n"], [b"data: [DO", b"NE]\n\n"], [b"data: [DONE]\n", b"\n"], [b"data: [DONE]\r\n\r\n"]])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        [b"data: [DONE]\n\n"],
+        [b"data: {}\n\ndata: [DONE]\n\n"],
+        [b"data: [DO", b"NE]\n\n"],
+        [b"data: [DONE]\n", b"\n"],
+        [b"data: [DONE]\r\n\r\n"],
+    ],
+)
 async def test_a_client_that_closes_after_done_has_read_it_all(cut: list[bytes]) -> None:
     async def stream(connection: Connection, _) -> None:
         await connection.send(CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut))

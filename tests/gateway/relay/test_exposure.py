@@ -37,7 +37,25 @@ async def test_no_target_chooses_another_upstream(target: bytes) -> None:
         assert request.values(b"host") == [b"127.0.0.1:%d" % origin.port]
 
 
-@pytest.mark.parametrize("target", [b"EVIL", b"@EVIL", b"\\EVIL", b"up/x", b"http:/EVIL/up", b"//EVIL/up/x", b"/EVIL/up", b"/up%2fx", b"/UP/x", b"/up\\@EVIL", b"/up@EVIL", b"http://EVIL", b"?", b"/.."])
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"EVIL",
+        b"@EVIL",
+        b"\\EVIL",
+        b"up/x",
+        b"http:/EVIL/up",
+        b"//EVIL/up/x",
+        b"/EVIL/up",
+        b"/up%2fx",
+        b"/UP/x",
+        b"/up\\@EVIL",
+        b"/up@EVIL",
+        b"http://EVIL",
+        b"?",
+        b"/..",
+    ],
+)
 async def test_what_names_no_route_reaches_no_upstream(target: bytes) -> None:
     async with Origin() as evil, Origin() as origin, rig(origin) as gateway:
         target = target.replace(b"EVIL", b"127.0.0.1:%d" % evil.port)
@@ -51,10 +69,21 @@ async def test_what_names_no_route_reaches_no_upstream(target: bytes) -> None:
 async def test_no_header_or_body_chooses_another_upstream() -> None:
     async with Origin() as evil, Origin() as origin, rig(origin) as gateway:
         place = b"http://127.0.0.1:%d" % evil.port
-        names = (b"X-Upstream", b"X-Forwarded-Host", b"Forwarded", b"X-Original-URL", b"X-Rewrite-URL", b"X-Target-Url", b"Helicone-Target-Url", b"api_base")
+        names = (
+            b"X-Upstream",
+            b"X-Forwarded-Host",
+            b"Forwarded",
+            b"X-Original-URL",
+            b"X-Rewrite-URL",
+            b"X-Target-Url",
+            b"Helicone-Target-Url",
+            b"api_base",
+        )
         fields = b"".join(name + b": " + place + b"\r\n" for name in names)
         body = b'{"api_base": "%b", "base_url": "%b"}' % (place, place)
-        message, client = await gateway.ask(b"POST /up/x HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%bContent-Length: %d\r\n\r\n%b" % (evil.port, fields, len(body), body))
+        message, client = await gateway.ask(
+            b"POST /up/x HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%bContent-Length: %d\r\n\r\n%b" % (evil.port, fields, len(body), body)
+        )
         assert message.status == 200
         await client.close()
         assert evil.connections == []

@@ -106,7 +106,9 @@ async def test_an_end_that_the_loop_has_not_seen_yet_is_looked_for() -> None:
         assert len(origin.connections) == 2
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"])
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+)
 async def test_a_connection_the_upstream_will_close_is_not_kept(answer: bytes) -> None:
     async with Origin(answer) as origin, rig(origin) as gateway:
         client = await gateway.client()

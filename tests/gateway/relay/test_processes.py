@@ -43,7 +43,10 @@ async def test_a_large_answer_to_a_client_that_reads_nothing_takes_no_memory(tmp
         for _ in range(size // len(PIECE)):
             await connection.send(PIECE)
 
-    async with Origin(flood) as origin, gateway(tmp_path, {"up": origin.url}, record=record, part_bytes="256KiB", max_body="1MiB") as running:
+    async with (
+        Origin(flood) as origin,
+        gateway(tmp_path, {"up": origin.url}, record=record, part_bytes="256KiB", max_body="1MiB") as running,
+    ):
         client = await connect(running.port)
         await client.send(GET)
         assert (await final(client)).status == 200

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rawsockets import Connection, wait_for
-from relayrig import Origin, Recording, RawUpstream, final, rig
+from relayrig import Origin, RawUpstream, Recording, final, rig
 
 from archive.record import Record
 from gateway.capture import Capture
@@ -21,7 +21,9 @@ FAILING = ["request_head", "request_data", "request_end", "response_head", "resp
 
 
 @pytest.mark.parametrize("method", FAILING)
-async def test_a_failure_in_recording_changes_nothing_for_the_client(method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_in_recording_changes_nothing_for_the_client(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*args: object, **more: object) -> None:
         raise ValueError("canary")
 
@@ -63,7 +65,7 @@ async def test_a_failure_in_redaction_records_nothing_rather_than_a_secret(name:
 
 async def test_a_recorder_that_raises_changes_nothing_for_the_client() -> None:
     class Broken:
-        exchanges: list[object] = []
+        exchanges = ()
 
         def put(self, record: Record, *, may_wait: bool = False) -> bool:
             raise OSError("disk")
@@ -186,9 +188,7 @@ async def test_every_chunk_goes_out_before_it_is_recorded(monkeypatch: pytest.Mo
     order: list[str] = []
     for made, word in ((ClientConnection, "to the client"), (Upstream, "to the upstream")):
         real = made.connection_made
-        monkeypatch.setattr(
-            made, "connection_made", lambda self, transport, real=real, word=word: real(self, Spy(transport, order, word))
-        )
+        monkeypatch.setattr(made, "connection_made", lambda self, transport, real=real, word=word: real(self, Spy(transport, order, word)))
     for name in ("request_data", "response_data"):
         told = getattr(Capture, name)
         monkeypatch.setattr(Capture, name, lambda *args, told=told, name=name: (order.append(name), told(*args)))

@@ -36,7 +36,7 @@ AMBIGUOUS = [
     b"Transfer-Encoding: gzip, chunked\r\n",
     b"Transfer-Encoding: chunked, chunked\r\n",
     b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: \"chunked\"\r\n",
+    b'Transfer-Encoding: "chunked"\r\n',
     b"Transfer-Encoding: chunked;q=1\r\n",
     b"Transfer-Encoding:\x0bchunked\r\n",
     b"Transfer-Encoding:\r\n chunked\r\n",
@@ -102,7 +102,10 @@ async def test_a_malformed_head_is_refused_and_never_relayed(request_bytes: byte
         assert origin.connections == []
 
 
-@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: a\r\n", b"Host: a\r\nhost: b\r\n", b"Host: a b\r\n", b"Host: a/b\r\n", b"Host: u@a\r\n", b"Host: a,b\r\n"])
+@pytest.mark.parametrize(
+    "hosts",
+    [b"", b"Host: a\r\nHost: a\r\n", b"Host: a\r\nhost: b\r\n", b"Host: a b\r\n", b"Host: a/b\r\n", b"Host: u@a\r\n", b"Host: a,b\r\n"],
+)
 async def test_a_missing_double_or_invalid_host_is_refused(hosts: bytes) -> None:
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(b"GET /up/ HTTP/1.1\r\n" + hosts + b"X: 1\r\n\r\n")
@@ -111,7 +114,23 @@ async def test_a_missing_double_or_invalid_host_is_refused(hosts: bytes) -> None
         assert origin.connections == []
 
 
-@pytest.mark.parametrize("chunk", [b"0x1\r\na\r\n", b"-1\r\na\r\n", b"+1\r\na\r\n", b" 1\r\na\r\n", b"1\na\n", b"1\r\nab\r\n", b"g\r\n", b"8000000000000000\r\n", b"10000000000000001\r\n", b"1" + b";x" * 600 + b"\r\n", b"1;\x00\r\na\r\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"0x1\r\na\r\n",
+        b"-1\r\na\r\n",
+        b"+1\r\na\r\n",
+        b" 1\r\na\r\n",
+        b"1\na\n",
+        b"1\r\nab\r\n",
+        b"g\r\n",
+        b"8000000000000000\r\n",
+        b"10000000000000001\r\n",
+        b"1" + b";x" * 600 + b"\r\n",
+        b"1;\x00\r\na\r\n",
+        b"\r\n",
+    ],
+)
 @pytest.mark.parametrize("first", [b"", b"4\r\ngood\r\n"])
 async def test_a_chunk_trick_breaks_the_upstream_s_request(chunk: bytes, first: bytes) -> None:
     async with Origin() as origin, rig(origin) as gateway:

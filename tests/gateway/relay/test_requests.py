@@ -163,7 +163,10 @@ async def test_an_upload_keeps_its_bytes_and_exactly_one_framing_header(framing:
         (b"GET /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", [(b"Content-Length", b"2")]),
         (b"POST /up/ HTTP/1.1\r\nHost: a\r\n\r\n", []),
         (b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", [(b"Content-Length", b"0")]),
-        (b"DELETE /up/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", [(b"Transfer-Encoding", b"chunked")]),
+        (
+            b"DELETE /up/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            [(b"Transfer-Encoding", b"chunked")],
+        ),
     ],
 )
 async def test_a_body_stays_where_it_is_and_none_is_invented(request_head: bytes, framing: list[tuple[bytes, bytes]]) -> None:

@@ -15,17 +15,18 @@ ASK = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
 
 async def test_a_response_gains_nothing_but_x_verbatim_id() -> None:
     answer = (
-        b"HTTP/1.1 200 Quite Fine\r\ndAtE: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: theirs\r\nSet-Cookie: a=1; Expires=Wed, 09 Jun 2027 10:18:14 GMT\r\n"
+        b"HTTP/1.1 200 Quite Fine\r\ndAtE: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: theirs\r\n"
+        b"Set-Cookie: a=1; Expires=Wed, 09 Jun 2027 10:18:14 GMT\r\n"
         b"X-Empty:\r\nset-cookie: b=2\r\nRetry-After: 7\r\nx-ratelimit-remaining-tokens: 12\r\nrequest-id: req_1\r\n"
-        b"anthropic-ratelimit-tokens-limit: 5\r\nopenai-processing-ms: 3\r\nX-Latin: caf\xe9\r\nETag: W/\"x\"\r\ncontent-length: 2\r\n"
+        b'anthropic-ratelimit-tokens-limit: 5\r\nopenai-processing-ms: 3\r\nX-Latin: caf\xe9\r\nETag: W/"x"\r\ncontent-length: 2\r\n'
     )
     async with Origin(answer + b"\r\nok") as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK)
-        (id,) = message.values(b"x-verbatim-id")
-        expected = answer.replace(b"X-Empty:\r\n", b"X-Empty: \r\n") + b"x-verbatim-id: " + id + b"\r\n\r\nok"
+        (name,) = message.values(b"x-verbatim-id")
+        expected = answer.replace(b"X-Empty:\r\n", b"X-Empty: \r\n") + b"x-verbatim-id: " + name + b"\r\n\r\nok"
         assert bytes(client.received) == expected
         await client.close()
-    assert (await gateway.only()).id == id.decode()
+    assert (await gateway.only()).id == name.decode()
 
 
 async def test_the_reason_phrase_crosses_as_it_is() -> None:
@@ -38,7 +39,8 @@ async def test_the_reason_phrase_crosses_as_it_is() -> None:
 
 async def test_hop_by_hop_headers_of_a_response_are_dropped() -> None:
     answer = (
-        b"HTTP/1.1 200 OK\r\nConnection: X-Hop, Keep-Alive\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"
+        b"HTTP/1.1 200 OK\r\nConnection: X-Hop, Keep-Alive\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\n"
+        b"Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"
         b"Trailer: X-Sum\r\nProxy-Connection: close\r\nX-Kept: 1\r\nContent-Length: 2\r\n\r\nok"
     )
     async with Origin(answer) as origin, rig(origin) as gateway:
@@ -52,7 +54,12 @@ BODY = b'{"text": "na\xc3\xafve \xf0\x9f\x98\x80"}' * 20
 
 @pytest.mark.parametrize(
     ("coding", "body"),
-    [("gzip", gzip.compress(BODY, mtime=0)), ("br", brotli.compress(BODY)), ("deflate", zlib.compress(BODY)), ("zstd", b"\x28\xb5\x2f\xfd no zstd at all")],
+    [
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        ("br", brotli.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("zstd", b"\x28\xb5\x2f\xfd no zstd at all"),
+    ],
     ids=["gzip", "br", "deflate", "zstd"],
 )
 async def test_encoded_bodies_cross_untouched(coding: str, body: bytes) -> None:
@@ -223,7 +230,10 @@ async def test_an_ambiguous_answer_reaches_no_one(answer: bytes) -> None:
         await client.close()
 
 
-@pytest.mark.parametrize("body", [b"zz\r\nok\r\n0\r\n\r\n", b"2\nok\n0\n\n", b"0x2\r\nok\r\n", b"2\r\nokay\r\n", b"-2\r\n", b"2 \r\nok\r\n", b"8000000000000000\r\n"])
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\nok\r\n0\r\n\r\n", b"2\nok\n0\n\n", b"0x2\r\nok\r\n", b"2\r\nokay\r\n", b"-2\r\n", b"2 \r\nok\r\n", b"8000000000000000\r\n"],
+)
 async def test_a_broken_chunk_breaks_the_client_s_answer(body: bytes) -> None:
     async def breaks(connection, _) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
@@ -244,7 +254,10 @@ async def test_a_broken_chunk_breaks_the_client_s_answer(body: bytes) -> None:
     assert kept.end.reason == "upstream_closed"
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+)
 @pytest.mark.parametrize("together", [True, False])
 async def test_bytes_after_an_answer_s_end_reach_no_one(answer: bytes, together: bool) -> None:
     extra = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"

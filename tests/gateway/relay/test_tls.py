@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -30,8 +31,6 @@ class TlsOrigin(Origin):
         self._context.set_alpn_protocols(["h2", "http/1.1"])
 
     async def __aenter__(self) -> TlsOrigin:
-        import asyncio
-
         self._server = await asyncio.get_running_loop().create_server(self._accept, self.host, self.port, ssl=self._context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -70,16 +69,16 @@ def route(origin: Origin, ca_file: Path | str = "", host: str = "127.0.0.1") -> 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_route_with_a_ca_file_trusts_what_it_signed(certificate: Path, host: str) -> None:
     body = b"x" * 3_000_000
-    async with TlsOrigin(certificate, b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + body) as origin:
-        async with rig(route(origin, certificate, host)) as gateway:
-            message, client = await gateway.ask(ASK)
-            assert message.body == body
-            await client.send(b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + body)
-            assert (await final(client)).body == body
-            await client.close()
-            assert origin.requests[1].body == body
-            assert origin.requests[0].values(b"host") == [f"{host}:{origin.port}".encode()]
-            assert len(origin.connections) == 1
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + body
+    async with TlsOrigin(certificate, answer) as origin, rig(route(origin, certificate, host)) as gateway:
+        message, client = await gateway.ask(ASK)
+        assert message.body == body
+        await client.send(b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + body)
+        assert (await final(client)).body == body
+        await client.close()
+        assert origin.requests[1].body == body
+        assert origin.requests[0].values(b"host") == [f"{host}:{origin.port}".encode()]
+        assert len(origin.connections) == 1
 
 
 async def test_an_untrusted_certificate_is_a_502(certificate: Path) -> None:
