@@ -221,7 +221,7 @@ def assemble(
             lines=list(lines),
             unread=list(unread),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise DamagedMember("the line is not of this schema") from error
 
 

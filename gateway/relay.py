@@ -131,7 +131,8 @@ class Relay:
 
     def finished(self, exchange: Exchange, reason: EndReason, head: Head, status: int, now: float) -> None:
         """An exchange is over: count it, and log its line."""
-        if reason is not EndReason.COMPLETE:
+        closed = status == 101 and reason in (EndReason.CLIENT_CLOSED, EndReason.UPSTREAM_CLOSED)
+        if not closed and reason is not EndReason.COMPLETE:
             self.counters.failed += 1
         if self._access_log is not None:
             target, _ = redact_target(head.target, "log")
@@ -144,7 +145,7 @@ class Relay:
                 status or None,
                 (now - exchange.started) * 1000,
                 exchange.response_bytes,
-                reason.value,
+                "closed" if closed else reason.value,  # how a websocket ended only its frames say, and they are not read here
             )
 
     def capture_failed(self, id: str) -> None:

@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Final
 from urllib.parse import quote
@@ -109,7 +108,7 @@ def serve(
         stack.callback(logs.stop)
         token = settings.viewer_token or secrets.token_urlsafe(32)
         if viewer is not None:
-            supervisor = _viewer(settings.archive, viewer, token, gateway)
+            supervisor = _viewer(settings, viewer, token, gateway)
             stack.callback(supervisor.stop)
         keeper = _keeper(settings) if settings.record else None
         if keeper is not None:
@@ -166,10 +165,12 @@ def _keeper(settings: Settings) -> Keeper:
     return keeper
 
 
-def _viewer(folder: Path, listener: socket.socket, token: str, gateway: str) -> Supervisor:
+def _viewer(settings: Settings, listener: socket.socket, token: str, gateway: str) -> Supervisor:
     """The viewer's process, on our socket so that a restart keeps the port; the token goes by environment, which others cannot read."""
+    folder, names = str(settings.archive.absolute()), (settings.viewer_hosts or "").split(",")
+    hosts = [part for name in names if name.strip() for part in ("--allow-host", name.strip())]
     command = python_command(
-        "dashboard.server", str(folder.absolute()), "--fd", str(listener.fileno()), "--gateway", gateway, "--quiet", "--with-parent"
+        "dashboard.server", folder, "--fd", str(listener.fileno()), "--gateway", gateway, *hosts, "--quiet", "--with-parent"
     )
     return Supervisor("viewer", command, environment={"VERBATIM_VIEWER_TOKEN": token}, descriptors=[listener.fileno()])
 

@@ -33,7 +33,7 @@ _ARCHIVE = Path("data/archive")
 
 
 def _setting(default: T, help: str, *, kind: Kind = "text", least: float = 0, most: float = float("inf"), secret: bool = False) -> T:
-    """A field of Settings. `least` and `most` bound numbers; a `secret` is never shown."""
+    """A field of Settings. `least` and `most` bound numbers, `least` a text's length; a `secret` is never shown."""
     metadata = {"help": help, "kind": kind, "least": least, "most": most, "secret": secret}
     return field(default=default, metadata=metadata, repr=not secret)
 
@@ -51,7 +51,10 @@ class Settings:
     viewer: bool = _setting(True, "Run the viewer beside the gateway.", kind="switch")
     viewer_host: str = _setting("127.0.0.1", "Address the viewer listens on.")
     viewer_port: int = _setting(8788, "Port the viewer listens on; 0 takes a free one.", kind="whole", most=65535)
-    viewer_token: str | None = _setting(None, "Token the viewer asks for; a new one at each start when not set.", secret=True)
+    viewer_token: str | None = _setting(
+        None, "Token the viewer asks for, at least 16 characters; a new one at each start when not set.", least=16, secret=True
+    )
+    viewer_hosts: str | None = _setting(None, "Further names the viewer is reached by, NAME:PORT, separated by commas.")
     archive: Path = _setting(_ARCHIVE, "Folder the recordings are written to; made when it does not exist.", kind="path")  # noqa: RUF009 - a Path does not change
     record: bool = _setting(True, "Record what passes. Off, the gateway only relays.", kind="switch")
     default_route: str | None = _setting(None, "Route that takes paths no route's name begins, such as a bare /v1/chat/completions.")
@@ -111,6 +114,8 @@ class Setting(NamedTuple):
         result = self._read(value, text)
         if self.kind in ("whole", "size", "seconds") and not self.least <= result <= self.most:
             raise BadValueError(f"must be {_range(self)}")
+        if self.kind == "text" and len(result) < self.least:
+            raise BadValueError(f"must have at least {self.least:g} characters")
         return result
 
     def _read(self, value: object, text: bool) -> Any:

@@ -250,6 +250,12 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 
 
 def test_a_token_is_not_shown() -> None:
-    settings = load({}, {"VERBATIM_VIEWER_TOKEN": "canary"}, None)
-    assert settings.viewer_token == "canary"
+    settings = load({}, {"VERBATIM_VIEWER_TOKEN": "canary-of-16-letters"}, None)
+    assert settings.viewer_token == "canary-of-16-letters"
     assert "canary" not in repr(settings)
+
+
+def test_a_short_token_is_refused_where_it_is_written() -> None:
+    with pytest.raises(SettingsError, match="VERBATIM_VIEWER_TOKEN must have at least 16 characters"):
+        load({}, {"VERBATIM_VIEWER_TOKEN": "short"}, None)
+    assert load({}, {"VERBATIM_VIEWER_TOKEN": "x" * 16}, None).viewer_token == "x" * 16
