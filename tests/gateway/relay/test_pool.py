@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from rawsockets import Connection, wait_for
 from relayrig import OK, Origin, final, rig
+
+from gateway.relay import ClientConnection
 
 GET = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
@@ -129,24 +132,45 @@ async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPat
         await client.close()
 
 
-async def test_a_slow_client_does_not_leave_its_connection_unread_for_the_next() -> None:
-    size = 4 << 20
+class Slow:
+    """A transport whose peer takes nothing more after the answer."""
 
-    async def large(connection: Connection, _) -> None:
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+    def __init__(self, transport: asyncio.BaseTransport, protocol: ClientConnection) -> None:
+        self._transport, self._protocol = transport, protocol
 
-    async with Origin(large, OK) as origin, rig(origin) as gateway:
-        slow = await gateway.client()
-        slow.pause()
-        await slow.send(GET)
-        await wait_for(lambda: any(connection.writable is False for connection in gateway.relay.connections))
-        slow.resume()
-        assert len((await final(slow)).body) == size
-        message, client = await gateway.ask(GET)
-        assert message.body == b"ok"
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+        if data.endswith(b"ok"):
+            self._protocol.pause_writing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def test_a_slow_client_does_not_leave_its_connection_unread_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ClientConnection.connection_made
+    monkeypatch.setattr(ClientConnection, "connection_made", lambda self, transport: made(self, Slow(transport, self)))
+    async with Origin() as origin, rig(origin) as gateway:
+        for _ in range(3):
+            message, client = await gateway.ask(POST)
+            assert message.body == b"ok"
+            await client.close()
         assert len(origin.connections) == 1
+
+
+async def test_a_slow_client_s_next_answer_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request sent ahead is answered to a client that has not taken the answer before: the transport does not say so twice."""
+    made = ClientConnection.connection_made
+    monkeypatch.setattr(ClientConnection, "connection_made", lambda self, transport: made(self, Slow(transport, self)))
+    async with Origin() as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(POST * 2)
+        assert (await final(client)).body == b"ok"
+        (exchange,) = await wait_for(lambda: [one for one in gateway.relay.exchanges if one.upstream is not None])
+        assert not exchange.upstream.transport.is_reading()
+        exchange.client.resume_writing()
+        assert (await final(client)).body == b"ok"
         await client.close()
-        await slow.close()
 
 
 async def test_an_answer_that_overtakes_its_upload_does_not_poison_the_pool() -> None:

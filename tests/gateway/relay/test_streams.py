@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -255,11 +256,15 @@ async def test_an_upload_larger_than_the_dial_s_buffer_waits_and_stays_bounded()
     go, dial = asyncio.Event(), asyncio.Event()
     total = 30 << 20
     async with RawUpstream(deaf) as origin, rig(origin, max_body=1 << 20) as gateway:
+        # As over a network: the kernel takes little at first
+        origin._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connect = gateway.relay.pool.connect
 
         async def slow(route):
             await dial.wait()
-            return await connect(route)
+            connection = await connect(route)
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            return connection
 
         gateway.relay.pool.connect = slow
         client = await gateway.client()
