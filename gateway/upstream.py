@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import ssl
@@ -249,7 +250,7 @@ def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayE
     if isinstance(error, ssl.SSLError):
         return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}")
     if isinstance(error, OSError):
-        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {error.strerror or 'connection failed'}")
+        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {os.strerror(error.errno) if error.errno else 'connection failed'}")
     # a name the resolver's codec refuses, say: a client must get its answer whatever it was
     return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}")
 
