@@ -93,10 +93,10 @@ class Inbox:
             self._bell.set()
         return True
 
-    def lose(self, id: bytes, weight: int, why: str) -> None:
-        """Count a record that never came this far."""
+    def lose(self, id: bytes, weight: int, why: str, ago: float = 0.0) -> None:
+        """Count a record that never came this far; it was lost `ago` seconds before now."""
         with self._gate:
-            self._lost(id, weight, why)
+            self._lost(id, weight, why, ago)
         if self._asleep:
             self._bell.set()
 
@@ -178,7 +178,7 @@ class Inbox:
     def _lose(self, record: Record, why: str) -> None:
         self._lost(record.id, record.weight, why)
 
-    def _lost(self, id: bytes, weight: int, why: str) -> None:
+    def _lost(self, id: bytes, weight: int, why: str, ago: float = 0.0) -> None:
         self._dropped += 1
         self._dropped_bytes += weight
-        self._ledger.lost(time.time(), id, weight, why)
+        self._ledger.lost(time.time() - ago, id, weight, why)

@@ -140,9 +140,11 @@ class Writer:
         """As `Recorder.put`: never blocks, never raises. With `may_wait` False is the answer only while room is being made."""
         return self._inbox.put(record, may_wait=may_wait)
 
-    def lose(self, id: bytes, weight: int, why: str) -> None:
-        """Count a record of the exchange `id` that its producer had to give up, about `weight` bytes; a gap line will tell of it."""
-        self._inbox.lose(id, weight, why)
+    def lose(self, id: bytes, weight: int, why: str, ago: float = 0.0) -> None:
+        """Count a record of the exchange `id` that its producer had to give up `ago` seconds before now, about `weight` bytes; a gap
+        line will tell of it.
+        """
+        self._inbox.lose(id, weight, why, ago)
 
     def close(self, timeout: float) -> bool:
         """Write what is queued, then the `close` line; blocks for at most about `timeout` seconds.

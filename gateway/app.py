@@ -128,8 +128,11 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
                 await server.lifespan.shutdown()
         finally:
             await relay.stop()
-            if keeper is not None and not await keeper.close(max(1.0, settings.grace)):
-                log.error("not everything was on the disk in time; the archive's gap records say what is missing")
+            if keeper is not None:
+                if not await keeper.close(max(1.0, settings.grace)):
+                    log.error("not everything was on the disk in time; `verbatim verify` names the recorder that was cut off")
+                if keeper.tape.lost:
+                    log.error("%d exchanges were not recorded, or not to their end", keeper.tape.lost)
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -39,6 +39,12 @@ fill the queue's byte bound too."""
 FIELD: Final = 160
 """Bytes a header field takes in memory beside its characters: a tuple and two byte strings."""
 
+PIECE: Final = 48
+"""Bytes a piece of a body takes beside its payload: a byte string's own size and its place in a list."""
+
+MARK: Final = 128
+"""Bytes an arrival mark takes in memory: a tuple, an integer, a float."""
+
 MAX_MARKS: Final = 4096
 """Arrival marks kept per record; a stream that makes more within one part keeps the first ones. 4,096 marks are about 60 KB of line."""
 
@@ -177,6 +183,11 @@ class Capture:
         """A record waits for room: hold the exchange back."""
         return bool(self._pending)
 
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, about, that the part not yet cut holds."""
+        return self._weight + self._gathered
+
     def request_head(self, head: Head) -> None:
         """The request's head, as it came from the client."""
         fields, removed = redact_headers(head.headers, "request.headers")
@@ -213,6 +224,7 @@ class Capture:
         side = self._request_body
         assert side is not None
         self._gathered += side.add(payload, self._limits.max_body)
+        self._weight += PIECE * len(payload)
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
 
@@ -228,7 +240,9 @@ class Capture:
         marks = self._timing.marks
         if len(marks) < MAX_MARKS:
             marks.append((side.size, _ms(now - self._started)))
+            self._weight += MARK
         self._gathered += side.add(payload, self._limits.max_body)
+        self._weight += PIECE * len(payload)
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
 
@@ -241,6 +255,7 @@ class Capture:
         """Websocket bytes have gone to the other side."""
         self._frames.append((side, _ms(now - self._started), data))
         self._gathered += len(data) + 64
+        self._weight += PIECE + MARK
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
 
@@ -274,7 +289,7 @@ class Capture:
             self._timing,
             end,
             self._redactions,
-            self._weight + self._gathered + 16 * len(self._timing.marks),
+            self.weight,
         )
         if reader is not None and (frames or end is not None):
             batch = self._batches

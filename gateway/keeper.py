@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import marshal
@@ -14,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, cast
 
-from archive.errors import ArchiveError, Unwritable
+from archive.errors import Unwritable
 from archive.writer import WriterStats
 from gateway import keeping
 from gateway.capture import CaptureLimits
@@ -37,19 +38,35 @@ PIPE: Final = 1 << 20
 
 RESTART_AFTER: Final = 1.0
 
+COMPLAIN_EVERY: Final = 60.0
+"""Seconds between two lines about a recording process that cannot start."""
+
+LEAVE: Final = 2.0
+"""Seconds a keeper has to leave by itself once nobody speaks to it: it then ends its archive properly."""
+
 
 class Keeper:
     """The recording process, as the relay sees it. `start` before the loop runs; `attach` and `close` on the loop."""
 
-    def __init__(self, folder: Path, *, upstreams: Mapping[str, str], limits: CaptureLimits, queue_bytes: int, **writer: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        upstreams: Mapping[str, str],
+        limits: CaptureLimits,
+        queue_bytes: int,
+        log_level: str = "warning",
+        **writer: Any,
+    ) -> None:
         """`writer` are the options of `archive.writer.Writer`. The queue's bytes are shared by the two processes, half each."""
         self._options: dict[str, Any] = {
             "folder": str(folder),
             "upstreams": dict(upstreams),
             "limits": (limits.part_bytes, limits.part_seconds, limits.max_body),
             "writer": {**writer, "queue_bytes": queue_bytes // 2},
+            "log_level": log_level,
         }
-        self.tape = Tape(queue_bytes // 2, flush=self._flush, wake=self._wake, clock=perf_counter)
+        self.tape = Tape(queue_bytes // 4, flush=self._flush, wake=self._wake, clock=perf_counter)
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -57,66 +74,77 @@ class Keeper:
         self._closing = False
         self._closed: asyncio.Future[bool] | None = None
         self._restart: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self._waking = False
 
     def start(self) -> None:
         """Start the process and wait until it can write. Blocks for about 0.2 s; raises Unwritable when there can be no archive there."""
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                python_command("gateway.keeping", str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+        self._sock, theirs = socket.socketpair()
         try:
-            channel = Channel(ours)
-            channel.send(keeping.OPTIONS, self._options)
-            answer = _answer(channel)
+            with theirs:
+                for end in (self._sock, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE)
+                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    python_command("gateway.keeping", str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
+            answer = _answer(self._sock, self._options)
+        except OSError as error:
+            answer = f"the recording process cannot be started ({error.strerror or type(error).__name__})"
         except BaseException:
-            ours.close()
+            self.kill()
             raise
         if answer is not None:
-            ours.close()
-            self._process.wait()
+            self.kill()
             raise Unwritable(errno.EIO, answer)
-        self._sock = ours
 
     async def attach(self) -> None:
         """Begin to send the tape, on the running loop."""
         assert self._sock is not None
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_unix_connection(lambda: _Pipe(self), sock=self._sock)
-        self._transport = cast(asyncio.WriteTransport, transport)
-        self.tape.started(perf_counter())
+        await loop.create_unix_connection(lambda: _Pipe(self), sock=self._sock)
 
     def kill(self) -> None:
-        """End the process at once, if it still runs: for a caller whose loop never came to `close`."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        """End the process, if it still runs: for a caller whose loop never came to `close`. Blocks for up to `LEAVE` seconds."""
         if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # closing alone might wait for a loop that runs no more
             self._sock.close()
+        if self._process is not None:
+            try:
+                self._process.wait(LEAVE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     async def close(self, patience: float) -> bool:
-        """Send what is told, let the keeper write it and end. True: all of it is on disk. Takes at most about `patience` seconds."""
+        """Send what is told, let the keeper write it and end. Takes at most about `patience` seconds.
+
+        True: what was told, and what was lost before it could be told (`tape.lost`), is in the archive. One that has died is started
+        again for that.
+        """
         self._closing = True
-        if self._restart is not None:
-            self._restart.cancel()
-        if self._transport is None or self._process is None:
+        clean = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience + 1):
+                self._hurry.set()
+                if self._restart is not None:
+                    await self._restart
+                clean = await self._say_close(patience)
+        if self._transport is not None:
+            self._transport.close()
+        if not clean and self._process is not None:
+            self._process.kill()
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+        return clean
+
+    async def _say_close(self, patience: float) -> bool:
+        if self._transport is None:
             return False
-        self._flush()
+        self._flush(last=True)
         self._closed = asyncio.get_running_loop().create_future()
         self._send(keeping.CLOSE, patience)
-        try:
-            async with asyncio.timeout(patience + 1):
-                clean = await self._closed
-        except TimeoutError:
-            clean = False
-        self._transport.close()
-        if not clean:
-            self._process.kill()
-        await asyncio.to_thread(self._process.wait)
-        return clean and not self.tape.lost
+        return await self._closed
 
     def stats(self) -> WriterStats | None:
         """The writer's counters as of at most about half a second ago; None before the first report."""
@@ -133,11 +161,11 @@ class Keeper:
         self._waking = False
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         if self._transport is None:
             return
         size = self.tape.size
-        data = self.tape.take()
+        data = self.tape.take(last=last)
         if data:
             self._transport.writelines((FRAME.pack(len(data), size, keeping.TAPE), data))
 
@@ -147,6 +175,11 @@ class Keeper:
         self._transport.write(FRAME.pack(len(data), 0, kind) + data)
 
     # From the keeper
+
+    def connected(self, transport: asyncio.WriteTransport) -> None:
+        """The loop has the socket."""
+        self._transport = transport
+        self.tape.started(perf_counter())
 
     def heard(self, kind: int, size: int, data: memoryview) -> None:
         """A message of the keeper's."""
@@ -167,20 +200,28 @@ class Keeper:
             self._closed.set_result(False)
         if not self._closing:
             log.error("the recording process has died; exchanges under way lose their records; starting it again")
+            self._hurry.clear()
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
+        complained = -COMPLAIN_EVERY
         while True:
-            await asyncio.sleep(RESTART_AFTER)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), RESTART_AFTER)
             try:
                 if self._process is not None:
                     await asyncio.to_thread(self._process.wait)
                 await asyncio.to_thread(self.start)
                 await self.attach()
-            except (ArchiveError, OSError) as error:
-                log.error("the recording process cannot start: %s", error)  # noqa: TRY400 - the reason is all there is to say
+            except Exception as error:  # whatever it is, recording must not end for good
+                if perf_counter() - complained >= COMPLAIN_EVERY:
+                    complained = perf_counter()
+                    why = error.strerror if isinstance(error, Unwritable) else type(error).__name__
+                    log.error("the recording process cannot start: %s", why)  # noqa: TRY400 - the reason is all there is to say
             else:
                 log.warning("the recording process runs again")
+                return
+            if self._closing:
                 return
 
 
@@ -190,6 +231,9 @@ class _Pipe(asyncio.Protocol):
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._keeper.connected(cast(asyncio.WriteTransport, transport))
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data
@@ -206,8 +250,10 @@ class _Pipe(asyncio.Protocol):
         self._keeper.lost()
 
 
-def _answer(channel: Channel) -> str | None:
-    """Wait for the keeper's first word: None when it can write, else why not."""
+def _answer(sock: socket.socket, options: dict[str, Any]) -> str | None:
+    """Say what is wanted and wait for the keeper's first word: None when it can write, else why not."""
+    channel = Channel(sock)
+    channel.send(keeping.OPTIONS, options)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         messages = channel.receive(0.1)

@@ -1,31 +1,37 @@
 """The keeper process: replays the relay's tape into captures and writes their records. Started by `gateway.keeper`, ends with it.
 
 One thread here reads the tape, the writer's own thread encodes and appends: neither takes the relay's interpreter lock. When the relay
-is killed, the socket ends: what was told is written, then the keeper leaves.
+is killed, the socket ends: what was told is written, then the keeper leaves. Nothing it says quotes what it was told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import marshal
+import resource
 import select
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from time import perf_counter
+from types import TracebackType
 from typing import Any, Final
 
 from archive.errors import Unwritable
 from archive.record import Record, Upstream
 from archive.writer import Writer
-from gateway import memory
+from gateway import logs, memory
 from gateway.capture import CaptureLimits
 from gateway.tape import MARSHAL_VERSION, Player
 
 __all__ = ["FRAME", "Channel", "main"]
+
+log = logging.getLogger("verbatim.keeping")
 
 FRAME: Final = struct.Struct("<IIB")
 """Before each message: its length, its size as the tape counts it, and what it is."""
@@ -106,6 +112,10 @@ def main() -> int:
     """Run on the socket whose descriptor is the only argument, until the other side closes it or says so."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is the relay's business: it closes us when it has drained
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # whoever started us: the tape holds credentials
+    sys.excepthook = _stumbled
+    threading.excepthook = lambda stumble: _stumbled(stumble.exc_type, stumble.exc_value, stumble.exc_traceback)
     memory.tune()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     options = None
@@ -115,6 +125,14 @@ def main() -> int:
             return 0
         for _, _, data in messages:
             options = marshal.loads(data)  # noqa: S302 - from the process that started this one
+    logs.configure(options["log_level"])
+    try:
+        return _run(channel, options)
+    finally:
+        logs.stop()
+
+
+def _run(channel: Channel, options: dict[str, Any]) -> int:
     writer = Writer(Path(options["folder"]), **options["writer"])
     try:
         writer.start()
@@ -123,7 +141,12 @@ def main() -> int:
         return 1
     channel.send(READY, options["writer"]["version"])
     upstreams = {name: Upstream(name, url) for name, url in options["upstreams"].items()}
-    player = Player(_Patient(writer), CaptureLimits(*options["limits"]), upstreams, writer.lose)
+
+    def lost(id: bytes, size: int, why: str, when: float | None) -> None:
+        writer.lose(id, size, why, 0.0 if when is None else max(0.0, perf_counter() - when))
+
+    most = options["writer"]["queue_bytes"]
+    player = Player(_Patient(writer), CaptureLimits(*options["limits"]), upstreams, lost, most=most)
     clean = _keep(channel, player, writer)
     return 0 if clean else 1
 
@@ -132,34 +155,44 @@ def _keep(channel: Channel, player: Player, writer: Writer) -> bool:
     reported = ticked = perf_counter()
     timeout = 10.0
     closing = False
-    try:
-        while not closing:
+    while not closing:
+        try:
             messages = channel.receive(TICK)
-            if messages is None:
-                break
-            read = 0
-            for kind, size, data in messages:
-                if kind == TAPE:
-                    player.play(data)
-                    read += size
-                elif kind == CLOSE:
-                    timeout, closing = marshal.loads(data), True  # noqa: S302 - as above
-            now = perf_counter()
-            if now - ticked >= TICK:
-                player.tick(now)
-                ticked = now
+        except OSError:  # the relay was killed; this comes only after all it had sent (unix(7))
+            break
+        if messages is None:
+            break
+        read = 0
+        for kind, size, data in messages:
+            if kind == TAPE:
+                player.play(data)
+                player.relieve(perf_counter())
+                read += size
+            elif kind == CLOSE:
+                timeout, closing = marshal.loads(data), True  # noqa: S302 - as above
+        now = perf_counter()
+        if now - ticked >= TICK:
+            player.tick(now)
+            ticked = now
+        with contextlib.suppress(OSError):  # nobody is there to hear it: what was told before is still to be read
             if read:
                 channel.send(READ, None, read)
             if now - reported >= TICK:
                 channel.send(STATS, _stats(writer))
                 reported = now
-    except OSError:
-        pass  # the relay was killed: write what it had told
     player.cut(perf_counter())
     clean = writer.close(timeout)
     with contextlib.suppress(OSError):
         channel.send(CLOSED, (clean, _stats(writer)))
     return clean
+
+
+def _stumbled(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    """In place of a traceback, whose text may quote what was told: what kind of error, and where."""
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    place = f"{Path(traceback.tb_frame.f_code.co_filename).name}:{traceback.tb_lineno}" if traceback is not None else "?"
+    log.error("the recording process failed: %s at %s", kind.__name__, place)
 
 
 def _stats(writer: Writer) -> dict[str, Any]:

@@ -155,6 +155,7 @@ def _keeper(settings: Settings) -> Keeper:
         rules_hash=RULES_HASH,
         queue_records=settings.queue_records,
         queue_bytes=settings.queue_bytes,
+        log_level=settings.log_level,
         sync=settings.sync,
         min_free=settings.min_free,
     )

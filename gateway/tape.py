@@ -34,11 +34,20 @@ STALLED: Final = 0.5
 LOST_IDS: Final = 10_000
 """Ids of lost exchanges kept for the gap record; beyond it they are only counted."""
 
+NO_ROOM: Final = "the recording queue was full"
+NO_KEEPER: Final = "the recording process had died"
+"""Why an exchange is lost, for the gap record."""
+
+Loss = tuple[int, bytes, int, str, float]
+"""An exchange's number and id, the bytes that had been told of it, why it is lost and when."""
+
 OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST = range(9)
 
 
 class Tape(Recording):
-    """What is told and not yet flushed. `limit` bounds the bytes flushed and not yet acknowledged, and with them this process's share."""
+    """What is told and not yet flushed. Beyond `limit` bytes told and not yet acknowledged those who tell are asked to wait; beyond
+    twice that nothing more is taken but ends: so much, and one event, is what this process holds at most.
+    """
 
     def __init__(self, limit: int, *, flush: Callable[[], None], wake: Callable[[], None], clock: Callable[[], float]) -> None:
         """`wake` is called when the first event after a flush arrives (flush within milliseconds), `flush` when a batch is full."""
@@ -56,7 +65,7 @@ class Tape(Recording):
         self._heard = 0.0
         self._numbers = count()
         self._told: dict[int, _Teller] = {}
-        self._lost: list[tuple[int, bytes, int]] = []
+        self._lost: list[Loss] = []
         self._lost_more = 0
 
     @property
@@ -69,11 +78,16 @@ class Tape(Recording):
         """No more room: hold back those who tell."""
         return self._unread + self._size > self._limit
 
+    @property
+    def overfull(self) -> bool:
+        """Nothing more is taken, not even from those who were not yet asked to wait: thousands of them could fill any memory."""
+        return self._unread + self._size > 2 * self._limit
+
     def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
         """As `Recording.open`."""
         number = next(self._numbers)
-        if not self.running or (self.full and self.stalled(now)):
-            self.lose(number, id, 0)
+        if not self.running or self.overfull or (self.full and self.stalled(now)):
+            self.lose(number, id, 0, now)
             return None
         self._told[number] = teller = _Teller(self, number, id)
         who = (client.address, client.session, client.session_source)
@@ -81,10 +95,12 @@ class Tape(Recording):
         self.tell((OPEN, number, id, at, now, who, upstream.name, what), 512 + head.size + 64 * len(head.headers))
         return teller
 
-    def take(self) -> bytes:
-        """All events told since the last call, as bytes for `Player.play`; empty when there are none."""
+    def take(self, *, last: bool = False) -> bytes:
+        """All events told since the last call, as bytes for `Player.play`; empty when there are none. Losses are told while there is
+        room, and with `last` in any case.
+        """
         events = self._events
-        if self._lost and not self.full:
+        if self._lost and (last or not self.full):
             events.append((LOST, self._lost, self._lost_more))
             self._lost, self._lost_more = [], 0
         if not events:
@@ -100,15 +116,20 @@ class Tape(Recording):
         """The keeper has played `size` bytes of events (as counted here)."""
         self._unread -= size
         self._heard = now
+        if self._lost and not self.full:
+            self._wake()
 
     def started(self, now: float) -> None:
         """A (new) keeper reads from now on. What was told to one before is lost with it."""
         self.running = True
         self._events, self._size, self._unread, self._heard = [], 0, 0, now
+        if self._lost:
+            self._wake()
 
     def stopped(self) -> None:
         """The keeper has died: every exchange under way loses its record."""
         self.running = False
+        self._events, self._size, self._unread = [], 0, 0
         for teller in list(self._told.values()):
             teller.give_up()
 
@@ -135,13 +156,15 @@ class Tape(Recording):
         """An exchange tells no more."""
         self._told.pop(number, None)
 
-    def lose(self, number: int, id: bytes, size: int) -> None:
+    def lose(self, number: int, id: bytes, size: int, now: float) -> None:
         """An exchange's record is lost, or its rest: `size` bytes had been told of it."""
         self.lost += 1
         if len(self._lost) < LOST_IDS:
-            self._lost.append((number, id, size))
+            self._lost.append((number, id, size, NO_ROOM if self.running else NO_KEEPER, now))
         else:
             self._lost_more += 1
+        if self.running and not self.full:
+            self._wake()
 
 
 class _Teller(Told):
@@ -200,12 +223,15 @@ class _Teller(Told):
         """This exchange's record is lost from here on; nothing more is told of it."""
         self._silent = True
         self._tape.forget(self._number)
-        self._tape.lose(self._number, self._id, self._size)
+        self._tape.lose(self._number, self._id, self._size, self._tape.clock())
 
     def _tell(self, event: tuple[Any, ...], size: int) -> None:
         if self._silent:
             return
         tape = self._tape
+        if tape.overfull and not self._ended:
+            self.give_up()
+            return
         self._size += size
         if tape.tell(event, size):
             return
@@ -226,18 +252,35 @@ class Player:
     """Replays tapes into captures. Belongs to the keeper's main thread; `recorder.put` may block it, which holds back the tape."""
 
     def __init__(
-        self, recorder: Recorder, limits: CaptureLimits, upstreams: dict[str, Upstream], lost: Callable[[bytes, int, str], None]
+        self,
+        recorder: Recorder,
+        limits: CaptureLimits,
+        upstreams: dict[str, Upstream],
+        lost: Callable[[bytes, int, str, float | None], None],
+        *,
+        most: int = 64 << 20,
     ) -> None:
-        """`lost` is called for each exchange whose record the other process had to give up: id, bytes told, why."""
+        """`lost` is called for each exchange whose record had to be given up: id, bytes told, why, and when if not just now.
+
+        `most` bounds the bytes gathered in parts not yet cut, of all exchanges together.
+        """
         self._recorder = recorder
         self._limits = limits
         self._upstreams = upstreams
         self._lost = lost
+        self._most = most
+        self._unweighed = 0
         self._captures: dict[int, Capture] = {}
 
     def play(self, tape: bytes | memoryview) -> None:
         """Replay what one `Tape.take` gave. Never raises: an exchange that cannot be replayed loses its record, and that is counted."""
-        for event in marshal.loads(tape):  # noqa: S302 - written by the process that started this one, over a private socket
+        try:
+            events = marshal.loads(tape)  # noqa: S302 - written by the process that started this one, over a private socket
+        except (ValueError, EOFError, TypeError):
+            self._lost(b"", len(tape), "what the relay told could not be read", None)
+            return
+        self._unweighed += len(tape)
+        for event in events:
             if event[0] == LOST:
                 self._give_up(*event[1:])
                 continue
@@ -247,9 +290,9 @@ class Player:
                     self._open(*event[1:])
                 elif capture is not None:
                     self._replay(capture, event)
-            except Exception as error:  # a bug of ours; its text might quote what passed
+            except Exception as error:  # a bug of ours
                 self._captures.pop(event[1], None)
-                self._lost(event[2] if capture is None else capture.id, 0, f"recording failed ({type(error).__name__})")
+                self._lost(event[2] if capture is None else capture.id, 0, _failed(error), None)
 
     def _replay(self, capture: Capture, event: tuple[Any, ...]) -> None:
         kind = event[0]
@@ -273,13 +316,34 @@ class Player:
 
     def tick(self, now: float) -> None:
         """Cut parts that are old enough. About once a second."""
-        for capture in list(self._captures.values()):
-            capture.tick(now)
+        for number, capture in list(self._captures.items()):
+            try:
+                capture.tick(now)
+            except Exception as error:
+                del self._captures[number]
+                self._lost(capture.id, 0, _failed(error), None)
+
+    def relieve(self, now: float) -> None:
+        """Cut the largest parts early when all of them together hold too much: a thousand exchanges with a part each are a gigabyte."""
+        if self._unweighed < self._most // 8:
+            return
+        self._unweighed = 0
+        weight = sum(capture.weight for capture in self._captures.values())
+        if weight <= self._most:
+            return
+        for capture in sorted(self._captures.values(), key=lambda capture: capture.weight, reverse=True):
+            weight -= capture.weight
+            capture.cut(now)
+            if weight <= self._most // 2:
+                return
 
     def cut(self, now: float) -> None:
         """The other process is gone: keep what has been told of unfinished exchanges. Their records stay without an end."""
         for capture in self._captures.values():
-            capture.cut(now)
+            try:
+                capture.cut(now)
+            except Exception as error:
+                self._lost(capture.id, 0, _failed(error), None)
         self._captures.clear()
 
     def _open(
@@ -299,12 +363,17 @@ class Player:
         capture.request_head(head)
         self._captures[number] = capture
 
-    def _give_up(self, lost: list[tuple[int, bytes, int]], more: int) -> None:
-        for number, exchange, size in lost:
+    def _give_up(self, lost: list[Loss], more: int) -> None:
+        for number, exchange, size, why, when in lost:
             self._captures.pop(number, None)
-            self._lost(exchange, size, "the recording queue was full")
-        for _ in range(more):
-            self._lost(b"", 0, "the recording queue was full")
+            self._lost(exchange, size, why, when)
+        for nth in range(more):
+            self._lost(nth.to_bytes(16, "big"), 0, "more were lost than are told one by one", None)
+
+
+def _failed(error: Exception) -> str:
+    """Its text might quote what passed."""
+    return f"recording failed ({type(error).__name__})"
 
 
 def _response(status: int, reason: bytes, version: bytes, headers: list[tuple[bytes, bytes]], framing: Framing, size: int) -> Head:

@@ -20,11 +20,13 @@ class Rig:
         self.wakes = 0
         self.recorder = Remembering()
         self.lost: list[tuple[bytes, int, str]] = []
+        self.times: list[float | None] = []
         self.tape = Tape(limit, flush=self._flush, wake=self._wake, clock=lambda: self.now)
         self.tape.started(self.now)
         self.player = Player(self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, self._lose)
 
-    def _lose(self, exchange: bytes, size: int, why: str) -> None:
+    def _lose(self, exchange: bytes, size: int, why: str, when: float | None) -> None:
+        self.times.append(when)
         self.lost.append((exchange, size, why))
 
     def _flush(self) -> None:
