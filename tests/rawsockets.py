@@ -322,6 +322,7 @@ class Tap:
         self.crossings: list[Crossing] = []
         self._target = port
         self._upstream = RawUpstream(self._relay)
+        self._outward: list[Connection] = []
 
     @property
     def port(self) -> int:
@@ -336,12 +337,19 @@ class Tap:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._upstream.__aexit__(*exc_info)
+        try:
+            await self._upstream.__aexit__(*exc_info)
+        finally:
+            for server in self._outward:  # whatever was cancelled in the middle of its ending
+                if not server.lost:
+                    server.transport.abort()
+                    await server._gone()
 
     async def _relay(self, client: Connection) -> None:
         crossing = Crossing()
         self.crossings.append(crossing)
         server = await connect(self._target)
+        self._outward.append(server)
         pumps = [asyncio.create_task(_pump(client, server, crossing.client)), asyncio.create_task(_pump(server, client, crossing.server))]
         try:
             await asyncio.gather(*pumps)
