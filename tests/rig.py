@@ -144,7 +144,8 @@ async def gateway(
 
 async def _serve(folder: Path, values: Mapping[str, Any], routes: Mapping[str, str | Mapping[str, Any]]) -> tuple[Started, int]:
     # Only what the gateway needs: a stray VERBATIM_* or proxy variable of whoever runs the tests must not change what they test.
-    env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ} | {"PYTHONPATH": str(ROOT)}
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    env = {key: os.environ[key] for key in kept if key in os.environ} | {"PYTHONPATH": str(ROOT)}
     for attempt in range(5):
         port = free_port()
         (folder / "verbatim.toml").write_text(_toml({**values, "port": port}, routes))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-import time
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final
 
 import click
@@ -89,12 +91,16 @@ def tail(number: int, as_json: bool, **flags: Any) -> None:
       verbatim tail -n 0 --json | jq .status
     """
     reader = _reader(flags, "follow")
-    try:
-        for entry in _follow(reader, number):
-            click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(number, signal.default_int_handler)  # a second Ctrl-C interrupts whatever takes so long
+
+    signal.signal(signal.SIGINT, stop)
+    for entry in _follow(reader, number, stopped):
+        click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
+        sys.stdout.flush()
 
 
 def _reader(flags: dict[str, Any], what: str) -> Reader:
@@ -117,15 +123,14 @@ def _newest(reader: Reader, number: int, **filters: Any) -> Iterator[Entry]:
             return
 
 
-def _follow(reader: Reader, number: int) -> Iterator[Entry]:
-    """The newest `number` that have ended, then each as it ends. Never returns."""
+def _follow(reader: Reader, number: int, stopped: threading.Event) -> Iterator[Entry]:
+    """The newest `number` that have ended, then each as it ends, until it is stopped."""
     first = list(_newest(reader, FRESH))
     running = {entry.id for entry in first if entry.end is None}
     newest = max((entry.id for entry in first), default="")
     yield from reversed([entry for entry in first if entry.end is not None][:number])
     counter = reader.refresh()
-    while True:
-        time.sleep(POLL)
+    while not stopped.wait(POLL):
         if counter == (counter := reader.refresh()):
             continue
         fresh = []
