@@ -6,9 +6,12 @@ import marshal
 import os
 import socket
 import threading
+from typing import Any, cast
 
 import pytest
 
+from archive.writer import WriterStats
+from gateway import keeping
 from gateway.keeping import FRAME, TAPE, Channel
 
 
@@ -42,3 +45,42 @@ def test_nothing_to_read_is_no_end() -> None:
         Channel(theirs).send(3, ("ready",), 5)
         (message,) = channel.receive(5) or []
         assert (message[0], message[1], marshal.loads(message[2])) == (3, 5, ("ready",))
+
+
+def test_what_a_killed_relay_had_sent_is_read_to_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    played: list[bytes] = []
+
+    class Playing:
+        """While it plays the first batch the relay sends another and is killed."""
+
+        def play(self, tape: memoryview) -> None:
+            played.append(bytes(tape))
+            if len(played) == 1:
+                theirs.sendall(FRAME.pack(6, 6, TAPE) + b"second")
+                theirs.close()
+
+        def relieve(self, now: float) -> None: ...
+        def tick(self, now: float) -> None: ...
+        def cut(self, now: float) -> None: ...
+
+    class Closing:
+        def close(self, timeout: float) -> bool:
+            return True
+
+        def stats(self) -> WriterStats:
+            return WriterStats(0, 0, 0, 0, 0, 0, 0, False, None, 0, "")
+
+    with ours:
+        theirs.sendall(FRAME.pack(5, 5, TAPE) + b"first")
+        assert keeping._keep(Channel(ours), cast(Any, Playing()), cast(Any, Closing()))
+    assert played == [b"first", b"second"]
+
+
+def test_an_error_of_the_recording_process_is_told_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="sk-canary") as raised:
+        int("sk-canary-1f2e")
+    keeping._stumbled(raised.type, raised.value, raised.tb)
+    assert [record.getMessage().split(" at ")[0] for record in caplog.records] == ["the recording process failed: ValueError"]
+    assert "sk-canary" not in caplog.text
+    assert caplog.records[0].exc_info is None

@@ -198,3 +198,89 @@ def test_what_was_told_of_unfinished_exchanges_is_kept_when_the_teller_is_gone()
     (record,) = rig.recorder.records
     assert record.end is None
     assert plain(record)["request_body"][0] == b"hello"
+
+
+def test_thousands_who_were_not_yet_asked_to_wait_fill_no_memory() -> None:
+    rig = Rig(limit=10_000)
+    tellers = [told for _ in range(12) if (told := opened(rig.tape)) is not None]
+    for told in tellers:
+        told.on_full = lambda: None
+        told.request_data([b"x" * 5_000], 100.0)
+    assert rig.tape.unread < 2 * 10_000 + 6_000
+    assert rig.tape.lost > 0
+    assert opened(rig.tape) is None
+
+
+def test_losses_say_why_and_when() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    told.on_full = lambda: None
+    told.request_data([b"x" * 20_000], 100.0)
+    rig.now = 101.0
+    assert told.offer(last=True)
+    under_way = opened(rig.tape, id=new_id(8))
+    assert under_way is None  # twice the limit is told already
+    rig.now = 102.0
+    rig.tape.stopped()
+    rig.tape.open(new_id(9), 0.0, rig.now, CLIENT, UPSTREAM, request())
+    rig.tape.started(rig.now)
+    rig.pass_on()
+    assert [why for _, _, why in rig.lost] == ["the recording queue was full"] * 2 + ["the recording process had died"]
+    assert rig.times == [101.0, 100.0, 102.0]
+
+
+def test_a_loss_wakes_when_there_is_room_to_tell_of_it() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    told.on_full = lambda: None
+    told.request_data([b"x" * 20_000], 100.0)
+    told.offer(last=True)
+    size = rig.tape.size
+    rig.player.play(rig.tape.take())
+    assert not rig.lost
+    wakes = rig.wakes
+    rig.tape.acknowledged(size, rig.now)
+    assert rig.wakes == wakes + 1
+    rig.pass_on()
+    assert len(rig.lost) == 1
+
+
+def test_the_last_flush_tells_of_losses_even_without_room() -> None:
+    rig = Rig(limit=10_000)
+    told = opened(rig.tape)
+    assert told is not None
+    told.on_full = lambda: None
+    told.request_data([b"x" * 20_000], 100.0)
+    told.offer(last=True)
+    rig.player.play(rig.tape.take(last=True))
+    assert len(rig.lost) == 1
+
+
+def test_parts_of_many_exchanges_together_are_bounded() -> None:
+    rig = Rig()
+    rig.player = Player(rig.recorder, CaptureLimits(), {"openai": UPSTREAM}, rig._lose, most=100_000)
+    tellers = [told for number in range(20) if (told := opened(rig.tape, id=new_id(number))) is not None]
+    for told in tellers:
+        told.request_data([b"x" * 9_000], 100.0)
+        rig.pass_on()
+        rig.player.relieve(100.0)
+        assert sum(capture.weight for capture in rig.player._captures.values()) <= 100_000 + 100_000 // 8
+    assert rig.recorder.records
+    for told in tellers:
+        told.request_data([b"y"], 101.0)
+        told.end(EndReason.COMPLETE, "", 102.0)
+    rig.pass_on()
+    bodies: dict[bytes, bytes] = {}
+    for record in rig.recorder.records:
+        chunks = record.request_body.chunks if record.request_body else []
+        bodies[record.id] = bodies.get(record.id, b"") + b"".join(chunks)
+    assert set(bodies.values()) == {b"x" * 9_000 + b"y"}
+    assert rig.lost == []
+
+
+def test_a_tape_that_cannot_be_read_is_counted() -> None:
+    rig = Rig()
+    rig.player.play(b"no tape")
+    assert [(size, why) for _, size, why in rig.lost] == [(7, "what the relay told could not be read")]
