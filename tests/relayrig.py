@@ -29,6 +29,9 @@ from gateway.settings import Settings
 
 __all__ = ["Connection", "Kept", "Origin", "RawUpstream", "Recording", "Rig", "connect", "rig", "said", "wait_for"]
 
+SECOND_PATH = False
+"""Whether routes given as URLs take the second path to their upstream."""
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 Script = bytes | Callable[[Connection, Message], Awaitable[None]]
@@ -205,7 +208,7 @@ async def rig(
         upstream = {"up": upstream.url}
     elif isinstance(upstream, str):
         upstream = {"up": upstream}
-    routes = {name: url if isinstance(url, Route) else Route.parse(name, url) for name, url in upstream.items()}
+    routes = {name: url if isinstance(url, Route) else Route.parse(name, url, http2=SECOND_PATH) for name, url in upstream.items()}
     recording = Recording() if recording is None else recording
     values = Settings(routes=routes, default_route=default, **settings)
     relay = create_relay(values, InProcess(recording, CaptureLimits(values.part_bytes, values.part_seconds, values.max_body)))
