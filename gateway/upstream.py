@@ -250,7 +250,8 @@ def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayE
     if isinstance(error, ssl.SSLError):
         return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}")
     if isinstance(error, OSError):
-        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {os.strerror(error.errno) if error.errno else 'connection failed'}")
+        why = os.strerror(error.errno) if error.errno else "connection failed"
+        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {why}")
     # a name the resolver's codec refuses, say: a client must get its answer whatever it was
     return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}")
 
