@@ -41,6 +41,8 @@ RESTART_AFTER: Final = 1.0
 COMPLAIN_EVERY: Final = 60.0
 """Seconds between two lines about a recording process that cannot start."""
 
+ENDED: Final = "the recording process ended at once; see its message above"
+
 LEAVE: Final = 2.0
 """Seconds a keeper has to leave by itself once nobody speaks to it: it then ends its archive properly."""
 
@@ -88,6 +90,8 @@ class Keeper:
                     python_command("gateway.keeping", str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
                 )
             answer = _answer(self._sock, self._options)
+        except ConnectionError:
+            answer = ENDED
         except OSError as error:
             answer = f"the recording process cannot be started ({error.strerror or type(error).__name__})"
         except BaseException:
@@ -258,7 +262,7 @@ def _answer(sock: socket.socket, options: dict[str, Any]) -> str | None:
     while time.monotonic() < deadline:
         messages = channel.receive(0.1)
         if messages is None:
-            return "the recording process ended at once; see its message above"
+            return ENDED
         for kind, _, data in messages:
             return None if kind == keeping.READY else str(marshal.loads(data))  # noqa: S302 - from the process we started
     return f"the recording process did not start within {START_TIMEOUT:g} s"

@@ -179,3 +179,29 @@ def test_a_keeper_that_never_ran_can_be_ended(tmp_path: Path) -> None:
     keeper = keeper_of(tmp_path)
     keeper.kill()
     assert process_of(keeper).returncode is not None
+
+
+@pytest.mark.parametrize(("program", "says"), [("pass", "ended at once"), ("import time; time.sleep(60)", "did not start")])
+def test_a_recording_process_that_does_not_start_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, says: str
+) -> None:
+    monkeypatch.setattr("gateway.keeper.python_command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr("gateway.keeper.START_TIMEOUT", 0.5)
+    monkeypatch.setattr("gateway.keeper.LEAVE", 0.1)
+    keeper = Keeper(tmp_path, **OPTIONS)
+    with pytest.raises(Unwritable, match=says):
+        keeper.start()
+    assert process_of(keeper).returncode is not None
+
+
+def test_a_recording_process_that_cannot_be_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.keeper.python_command", lambda *_: [str(tmp_path / "none")])
+    keeper = Keeper(tmp_path, **OPTIONS)
+    with pytest.raises(Unwritable, match="cannot be started"):
+        keeper.start()
+
+
+def test_a_keeper_that_never_ran_ends_its_archive_properly(tmp_path: Path) -> None:
+    keeper = keeper_of(tmp_path)
+    keeper.kill()
+    assert [line["kind"] for line in archive_records(tmp_path)] == ["open", "close"]
