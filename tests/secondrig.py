@@ -12,7 +12,7 @@ import functools
 import ipaddress
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from gateway.routes import Route
 
 __all__ = ["PATHS", "H2Origin", "HttpProxy", "Socks5Proxy", "certificate", "h2_route", "through"]
 
-PATHS = ("wire", "socks5", "h2")
+PATHS = ("wire", "http1", "socks5", "h2")
+"""The wire, and three ways of the second path: HTTP/1.1 because the upstream has no TLS to agree on HTTP/2 in, a proxy, HTTP/2."""
 
 
 @functools.cache
@@ -67,7 +68,9 @@ async def through(path: str, origin: RawUpstream, **settings: Any) -> AsyncItera
     """The gateway with the route "up" to `origin` on one of `PATHS`."""
     async with contextlib.AsyncExitStack() as stack:
         route = Route.parse("up", origin.url)
-        if path == "socks5":
+        if path == "http1":
+            route = Route.parse("up", origin.url, http2=True)
+        elif path == "socks5":
             proxy = await stack.enter_async_context(Socks5Proxy())
             route = Route.parse("up", origin.url, proxy=f"socks5://127.0.0.1:{proxy.port}")
         elif path == "h2":
@@ -159,7 +162,7 @@ class H2Origin(RawUpstream):
     An answer that breaks becomes RST_STREAM; a stream or connection that ends early breaks the connection to the origin.
     """
 
-    def __init__(self, port: int, *, alpn: tuple[str, ...] = ("h2",), settings: Callable[[H2Stream], None] = lambda _: None) -> None:
+    def __init__(self, port: int, *, alpn: tuple[str, ...] = ("h2",)) -> None:
         super().__init__(self._serve)
         self.target = port
         self.streams: list[H2Stream] = []
@@ -176,7 +179,7 @@ class H2Origin(RawUpstream):
         return self
 
     async def _serve(self, client: Connection) -> None:
-        state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+        state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None, normalize_inbound_headers=False))
         state.initiate_connection()
         await client.send(state.data_to_send())
         streams: dict[int, H2Stream] = {}
@@ -213,6 +216,7 @@ class H2Stream:
         self, front: H2Origin, client: Connection, state: h2.connection.H2Connection, number: int, fields: list[tuple[bytes, bytes]]
     ) -> None:
         self.window = asyncio.Event()
+        self.sent = 0
         self.fields = [field for field in fields if not field[0].startswith(b":")]
         self._front = front
         self._client = client
@@ -305,6 +309,7 @@ class H2Stream:
                 await self.window.wait()
                 continue
             self._state.send_data(self._number, data[:room])
+            self.sent += len(data[:room])
             data = data[room:]
             await self._flush()
 
