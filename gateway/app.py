@@ -72,7 +72,7 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
         return JSONResponse(
             {
                 "verbatim": __version__,
-                "recording": keeper is not None,
+                "recording": keeper is not None and keeper.tape.running,
                 "exchanges": {"total": counters.exchanges, "active": len(relay.exchanges), "failed": counters.failed},
                 "refused_requests": counters.refused,
                 "capture_errors": counters.capture_errors,

@@ -72,6 +72,7 @@ class Told(Protocol):
     def frames(self, side: Side, data: bytes, now: float) -> None: ...
     def end(self, reason: EndReason, detail: str, now: float) -> None: ...
     def offer(self, *, last: bool) -> bool: ...
+    def give_up(self) -> None: ...
     def tick(self, now: float) -> None: ...
 
 
@@ -312,6 +313,11 @@ class Capture:
             self._pending.append(record)
             if self.on_full is not None:
                 self.on_full()
+
+    def give_up(self) -> None:
+        """The rest of this exchange's record is lost, by a failure; nothing more is told."""
+        self.ended = True
+        self._pending.clear()
 
     def offer(self, *, last: bool) -> bool:
         """Offer what waits once more; `last`: for the last time, the recorder drops and counts what it cannot take. True: none waits."""

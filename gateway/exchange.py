@@ -6,6 +6,7 @@ No parsing, routing or sockets of its own: `gateway.relay` brings requests here,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from enum import Enum
 from time import perf_counter
@@ -316,7 +317,10 @@ class Exchange:
 
     def _capture_failed(self) -> None:
         """A bug of ours in recording: it costs this exchange's record, never the client's bytes."""
-        self.capture = None
+        capture, self.capture = self.capture, None
+        with contextlib.suppress(Exception):  # what failed once may fail again
+            if capture is not None:
+                capture.give_up()
         self.relay.capture_failed(self.id)
 
     def _response_ended(self) -> None:

@@ -151,7 +151,7 @@ class Keeper:
         return await self._closed
 
     def stats(self) -> WriterStats | None:
-        """The writer's counters as of at most about half a second ago; None before the first report."""
+        """The writer's counters as of at most about half a second ago, since its process began; None before its first report."""
         return WriterStats(**self._stats) if self._stats else None
 
     # The tape
@@ -199,6 +199,7 @@ class Keeper:
     def lost(self) -> None:
         """The keeper's end of the socket is closed."""
         self._transport = None
+        self._stats = self._stats if self._closing else {}
         self.tape.stopped()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(False)

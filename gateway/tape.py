@@ -36,6 +36,7 @@ LOST_IDS: Final = 10_000
 
 NO_ROOM: Final = "the recording queue was full"
 NO_KEEPER: Final = "the recording process had died"
+FAILED: Final = "recording failed"
 """Why an exchange is lost, for the gap record."""
 
 Loss = tuple[int, bytes, int, str, float]
@@ -131,7 +132,7 @@ class Tape(Recording):
         self.running = False
         self._events, self._size, self._unread = [], 0, 0
         for teller in list(self._told.values()):
-            teller.give_up()
+            teller.lose()
 
     def stalled(self, now: float) -> bool:
         """The keeper has not read for so long that waiting for room makes no sense."""
@@ -156,11 +157,11 @@ class Tape(Recording):
         """An exchange tells no more."""
         self._told.pop(number, None)
 
-    def lose(self, number: int, id: bytes, size: int, now: float) -> None:
+    def lose(self, number: int, id: bytes, size: int, now: float, why: str = "") -> None:
         """An exchange's record is lost, or its rest: `size` bytes had been told of it."""
         self.lost += 1
         if len(self._lost) < LOST_IDS:
-            self._lost.append((number, id, size, NO_ROOM if self.running else NO_KEEPER, now))
+            self._lost.append((number, id, size, why or (NO_ROOM if self.running else NO_KEEPER), now))
         else:
             self._lost_more += 1
         if self.running and not self.full:
@@ -216,21 +217,25 @@ class _Teller(Told):
         if self._silent or not self._tape.full:
             return True
         if last and not self._ended:
-            self.give_up()
+            self.lose()
         return last
 
     def give_up(self) -> None:
+        self.lose(FAILED)
+
+    def lose(self, why: str = "") -> None:
         """This exchange's record is lost from here on; nothing more is told of it."""
-        self._silent = True
-        self._tape.forget(self._number)
-        self._tape.lose(self._number, self._id, self._size, self._tape.clock())
+        if not self._silent:
+            self._silent = True
+            self._tape.forget(self._number)
+            self._tape.lose(self._number, self._id, self._size, self._tape.clock(), why)
 
     def _tell(self, event: tuple[Any, ...], size: int) -> None:
         if self._silent:
             return
         tape = self._tape
         if tape.overfull and not self._ended:
-            self.give_up()
+            self.lose()
             return
         self._size += size
         if tape.tell(event, size):
@@ -239,7 +244,7 @@ class _Teller(Told):
             if self.on_full is not None:
                 self.on_full()  # all of it is told; only the client's next request is to wait
         elif self.on_full is None or tape.stalled(tape.clock()):
-            self.give_up()
+            self.lose()
         else:
             self.on_full()
 

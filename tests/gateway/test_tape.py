@@ -284,3 +284,17 @@ def test_a_tape_that_cannot_be_read_is_counted() -> None:
     rig = Rig()
     rig.player.play(b"no tape")
     assert [(size, why) for _, size, why in rig.lost] == [(7, "what the relay told could not be read")]
+
+
+def test_an_exchange_whose_recording_failed_is_told_lost_once() -> None:
+    rig = Rig()
+    told = opened(rig.tape)
+    assert told is not None
+    told.give_up()
+    told.give_up()
+    told.end(EndReason.COMPLETE, "", 101.0)
+    rig.tape.stopped()
+    rig.tape.started(rig.now)
+    rig.pass_on()
+    assert [why for _, _, why in rig.lost] == ["recording failed"]
+    assert rig.tape.lost == 1
