@@ -196,7 +196,13 @@ def configure(level: str, fd: int = 2) -> None:
         logger.handlers.clear()
         logger.propagate = False
         logger.disabled = True
+    logging.getLogger("uvicorn.error").addFilter(_says_something)
     logging.captureWarnings(True)
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Not uvicorn's "Cancel 0 running task(s)" at the grace's end: our exchanges are no tasks, and the relay says how many were cut."""
+    return not str(record.msg).startswith("Cancel %s running task")
 
 
 def stop(timeout: float = 1.0) -> None:

@@ -97,7 +97,10 @@ class Relay:
         """End what is still running, marked as cut by the shutdown; close all connections. Takes up to `FLUSH` seconds. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
-        for exchange in list(self.exchanges):
+        running = list(self.exchanges)
+        if running:
+            log.warning("%d exchanges were cut: they had not ended when the gateway had to", len(running))
+        for exchange in running:
             exchange.shutdown()
         self.pool.close()
         for connection in list(self.connections):
