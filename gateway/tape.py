@@ -56,6 +56,8 @@ class Tape(Recording):
         """Exchanges not recorded, or not to their end, because there was no room or no keeper."""
         self.running = False
         """Whether there is a keeper to read it."""
+        self.overfull = False
+        """Nothing more is taken, not even from those who were not yet asked to wait: thousands of them could fill any memory."""
         self.clock = clock
         self._limit = limit
         self._flush = flush
@@ -78,11 +80,6 @@ class Tape(Recording):
     def full(self) -> bool:
         """No more room: hold back those who tell."""
         return self._unread + self._size > self._limit
-
-    @property
-    def overfull(self) -> bool:
-        """Nothing more is taken, not even from those who were not yet asked to wait: thousands of them could fill any memory."""
-        return self._unread + self._size > 2 * self._limit
 
     def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
         """As `Recording.open`."""
@@ -117,6 +114,7 @@ class Tape(Recording):
         """The keeper has played `size` bytes of events (as counted here)."""
         self._unread -= size
         self._heard = now
+        self.overfull = self._unread + self._size > 2 * self._limit
         if self._lost and not self.full:
             self._wake()
 
@@ -130,7 +128,7 @@ class Tape(Recording):
     def stopped(self) -> None:
         """The keeper has died: every exchange under way loses its record."""
         self.running = False
-        self._events, self._size, self._unread = [], 0, 0
+        self._events, self._size, self._unread, self.overfull = [], 0, 0, False
         for teller in list(self._told.values()):
             teller.lose()
 
@@ -151,7 +149,11 @@ class Tape(Recording):
         self._size += size
         if self._size > BATCH:
             self._flush()
-        return self._unread + self._size <= self._limit
+        held = self._unread + self._size
+        if held <= self._limit:
+            return True
+        self.overfull = held > 2 * self._limit
+        return False
 
     def forget(self, number: int) -> None:
         """An exchange tells no more."""
