@@ -29,7 +29,8 @@ _CONTROL: Final[dict[Opcode, Literal["ping", "pong"]]] = {Opcode.PING: "ping", O
 class FrameReader:
     """The messages of one websocket, from pieces of both directions in the order they passed.
 
-    `extensions` is the response's Sec-WebSocket-Extensions; `limit` the largest message in bytes, compressed or not, that is read.
+    `extensions` is the response's Sec-WebSocket-Extensions; `limit` the largest message in bytes, compressed or not, that is read, and
+    the most bytes that one batch of either side may grow by when it is inflated: many small frames make a bomb as well as a large one.
     """
 
     def __init__(self, extensions: str, limit: int) -> None:
@@ -54,6 +55,8 @@ class FrameReader:
                 direction.broken = True
         self._read = batch
         messages: list[Message] = []
+        for direction in self._sides.values():
+            direction.begin()
         for side, at_ms, data in pieces:
             self._sides[side].feed(data, at_ms, messages)
         if last:
@@ -71,6 +74,7 @@ class _Direction:
         self._side = side
         self._extensions: list[Extension] = [deflate] if deflate else []
         self._limit = limit
+        self._room = limit
         self._stream = StreamReader()
         self._unread = bytearray()  # bytes since the last whole frame, to be kept raw should they turn out to be none
         self._read = 0
@@ -78,6 +82,10 @@ class _Direction:
         self._frames: list[Frame] = []
         self._parser = self._parse()
         next(self._parser)
+
+    def begin(self) -> None:
+        """A new batch begins."""
+        self._room = self._limit
 
     def feed(self, data: bytes, at_ms: float, messages: list[Message]) -> None:
         self._at_ms = at_ms
@@ -103,13 +111,17 @@ class _Direction:
         size = 0
         try:
             while True:
+                while not self._stream.buffer:  # the limits below are to be those of the batch in which the frame begins
+                    yield
                 frame = yield from Frame.parse(
                     self._stream.read_exact,
                     mask=self._side == "client",  # RFC 6455 section 5.1: clients mask, servers do not
-                    max_size=max(self._limit - size, 1),
+                    max_size=max(min(self._limit - size, self._room), 1),
                     extensions=self._extensions,
                 )
-                del self._unread[: len(self._unread) - len(self._stream.buffer)]
+                wire = len(self._unread) - len(self._stream.buffer)
+                del self._unread[:wire]
+                self._room -= max(0, len(frame.data) - wire)
                 size = self._whole(frame, size)
         except (ProtocolError, PayloadTooBig, UnicodeDecodeError):
             self.broken = True

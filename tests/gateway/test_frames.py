@@ -188,3 +188,20 @@ def test_noise_is_read_the_same_however_it_is_cut(noise: bytes, cut: int, deflat
     whole = FrameReader(extensions, 1 << 16).read(0, [("upstream", 1.0, noise)], last=True)
     parts = FrameReader(extensions, 1 << 16).read(0, [("upstream", 1.0, noise[:cut]), ("upstream", 2.0, noise[cut:])], last=True)
     assert joined(whole) == joined(parts)
+
+
+def test_many_small_frames_that_inflate_to_much_are_kept_raw() -> None:
+    upstream, reader = Sender("upstream", deflate=True), FrameReader(DEFLATE, 1_000_000)
+    bombs = [upstream.text("x" * 300_000) for _ in range(8)]
+    messages = reader.read(0, [("upstream", 1.0, bomb) for bomb in bombs])
+    assert sum(len(message.data) for message in messages) < 1_010_000
+    whole = [message for message in messages if message.type == "text"]
+    assert [message.data for message in whole] == [b"x" * 300_000] * 3
+    assert b"".join(message.data for message in messages if message.type == "raw") == b"".join(bombs[3:])
+
+
+def test_each_batch_may_inflate_to_the_limit() -> None:
+    upstream, reader = Sender("upstream", deflate=True), FrameReader(DEFLATE, 1_000_000)
+    for batch in range(5):
+        messages = reader.read(batch, [("upstream", 1.0, upstream.text("x" * 600_000))])
+        assert [(message.type, len(message.data)) for message in messages] == [("text", 600_000)]
