@@ -350,7 +350,8 @@ def _response(answer: httpcore.Response, method: bytes) -> Head:
     reason = answer.extensions.get("reason_phrase")
     if reason is None:  # HTTP/2 has none, and HTTP/1.1 clients show it
         reason = reason_phrase(answer.status) if answer.status in _KNOWN else b""
-    lines = [b"HTTP/1.1 %d %b" % (answer.status, reason), *[name + b": " + value for name, value in answer.headers], b"\r\n"]
+    start = b"HTTP/1.1" if version == b"HTTP/2" else version
+    lines = [b"%b %d %b" % (start, answer.status, reason), *[name + b": " + value for name, value in answer.headers], b"\r\n"]
     reader = response_reader(RESPONSE_HEAD)
     reader.request_method = method
     events = reader.receive(b"\r\n".join(lines))

@@ -85,12 +85,11 @@ async def _pumped(client: Connection, server: Connection) -> None:
     try:
         await asyncio.gather(*pumps)
     finally:
+        for end in (server, client):  # before anything is awaited: this task may be cancelled once more
+            end.transport.close()
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for end in (server, client):
-            if not end.lost:
-                await end.close()
 
 
 class Socks5Proxy(RawUpstream):
@@ -128,7 +127,7 @@ class Socks5Proxy(RawUpstream):
 
 
 class HttpProxy(RawUpstream):
-    """An HTTP proxy: tunnels for CONNECT, and plain requests in absolute form. `heads` are the raw heads it was sent."""
+    """An HTTP proxy: tunnels for CONNECT, and one plain request in absolute form per connection. `heads`: as they came."""
 
     def __init__(self, *, refuse: bytes = b"") -> None:
         super().__init__(self._serve)
@@ -136,24 +135,24 @@ class HttpProxy(RawUpstream):
         self._refuse = refuse
 
     async def _serve(self, client: Connection) -> None:
-        while True:
-            head = await client.read_head()
-            self.heads.append(head)
-            method, target, _ = head.split(b"\r\n", 1)[0].split(b" ")
-            if self._refuse:
-                await client.send(self._refuse)
-                return
-            if method == b"CONNECT":
-                host, _, port = target.partition(b":")
-                server = await connect(int(port), host.decode())
-                await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                await _pumped(client, server)
-                return
+        head = await client.read_head()
+        self.heads.append(head)
+        method, target, _ = head.split(b"\r\n", 1)[0].split(b" ")
+        if self._refuse:
+            await client.send(self._refuse)
+            return
+        if method == b"CONNECT":
+            host, _, port = target.partition(b":")
+            server = await connect(int(port), host.decode())
+            await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
             authority, _, rest = target.removeprefix(b"http://").partition(b"/")
             server = await connect(int(authority.partition(b":")[2] or 80))
             await server.send(head.replace(target, b"/" + rest, 1))
-            await client.send((await server.read_head()) + (await server.read_to_end()))
-            await server.close()
+        await _pumped(client, server)
+
+
+_H2 = h2.config.H2Configuration(client_side=False, header_encoding=None, normalize_inbound_headers=False)  # which joins cookies
 
 
 class H2Origin(RawUpstream):
@@ -179,7 +178,9 @@ class H2Origin(RawUpstream):
         return self
 
     async def _serve(self, client: Connection) -> None:
-        state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None, normalize_inbound_headers=False))
+        state = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=False, header_encoding=None, normalize_inbound_headers=False)
+        )
         state.initiate_connection()
         await client.send(state.data_to_send())
         streams: dict[int, H2Stream] = {}
@@ -243,10 +244,9 @@ class H2Stream:
                 self._state.reset_stream(self._number, ErrorCodes.INTERNAL_ERROR)
                 await self._flush()
         finally:
+            origin.transport.abort()
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
-            if not origin.lost:
-                origin.transport.abort()
 
     async def _upload(self, origin: Connection) -> None:
         pseudo = self._pseudo
