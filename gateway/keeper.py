@@ -37,6 +37,10 @@ PIPE: Final = 1 << 20
 """Bytes asked for as the socket's buffer, so that a batch goes over in one write and one read (Linux gives at most net.core.wmem_max)."""
 
 RESTART_AFTER: Final = 1.0
+"""Seconds between two tries to start a process that does not live."""
+
+LIVED: Final = 10.0
+"""Seconds after which one that dies is started again at once: nothing is recorded until it runs."""
 
 COMPLAIN_EVERY: Final = 60.0
 """Seconds between two lines about a recording process that cannot start."""
@@ -77,6 +81,7 @@ class Keeper:
         self._closed: asyncio.Future[bool] | None = None
         self._restart: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._since = 0.0
         self._waking = False
 
     def start(self) -> None:
@@ -183,7 +188,8 @@ class Keeper:
     def connected(self, transport: asyncio.WriteTransport) -> None:
         """The loop has the socket."""
         self._transport = transport
-        self.tape.started(perf_counter())
+        self._since = perf_counter()
+        self.tape.started(self._since)
 
     def heard(self, kind: int, size: int, data: memoryview) -> None:
         """A message of the keeper's."""
@@ -206,13 +212,15 @@ class Keeper:
         if not self._closing:
             log.error("the recording process has died; exchanges under way lose their records; starting it again")
             self._hurry.clear()
-            self._restart = asyncio.get_running_loop().create_task(self._start_again())
+            wait = 0.0 if perf_counter() - self._since > LIVED else RESTART_AFTER
+            self._restart = asyncio.get_running_loop().create_task(self._start_again(wait))
 
-    async def _start_again(self) -> None:
+    async def _start_again(self, wait: float) -> None:
         complained = -COMPLAIN_EVERY
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), RESTART_AFTER)
+                await asyncio.wait_for(self._hurry.wait(), wait)
+            wait = RESTART_AFTER
             try:
                 if self._process is not None:
                     await asyncio.to_thread(self._process.wait)

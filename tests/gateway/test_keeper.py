@@ -20,7 +20,8 @@ from archive.errors import Unwritable
 from archive.line import to_line
 from archive.record import new_id
 from gateway.capture import CaptureLimits, InProcess
-from gateway.keeper import Keeper
+from gateway.keeper import ENDED, Keeper
+from gateway.supervisor import python_command
 
 OPTIONS: dict[str, Any] = {
     "upstreams": {"openai": UPSTREAM.url},
@@ -205,3 +206,35 @@ def test_a_keeper_that_never_ran_ends_its_archive_properly(tmp_path: Path) -> No
     keeper = keeper_of(tmp_path)
     keeper.kill()
     assert [line["kind"] for line in archive_records(tmp_path)] == ["open", "close"]
+
+
+async def test_one_that_has_lived_is_started_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.keeper.LIVED", 0.0)
+    monkeypatch.setattr("gateway.keeper.RESTART_AFTER", 3600.0)
+    keeper = await asyncio.to_thread(keeper_of, tmp_path)
+    await keeper.attach()
+    os.kill(process_of(keeper).pid, signal.SIGKILL)
+    await wait_for(lambda: not keeper.tape.running)
+    await wait_for(lambda: keeper.tape.running)
+    assert await keeper.close(10)
+
+
+async def test_one_that_cannot_start_is_tried_again_and_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = await asyncio.to_thread(keeper_of, tmp_path)
+    await keeper.attach()
+    tries = 0
+    command = python_command
+
+    def sometimes(*arguments: str) -> list[str]:
+        nonlocal tries
+        tries += 1
+        return command(*arguments) if tries > 3 else [sys.executable, "-c", "pass"]
+
+    monkeypatch.setattr("gateway.keeper.python_command", sometimes)
+    monkeypatch.setattr("gateway.keeper.RESTART_AFTER", 0.01)
+    os.kill(process_of(keeper).pid, signal.SIGKILL)
+    await wait_for(lambda: keeper.tape.running and tries == 4)
+    assert [record.message for record in caplog.records].count(f"the recording process cannot start: {ENDED}") == 1
+    assert await keeper.close(10)
