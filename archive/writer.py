@@ -35,7 +35,7 @@ _BATCH_BYTES: Final = 4 << 20
 _GATHER: Final = 0.01
 """Seconds between two trips while less than a batch is there to take."""
 _LARGE: Final = 32 << 10
-"""Bytes of a line from which handing its compression to the second thread costs less than it gains: 40 KB take about 0.1 ms."""
+"""Bytes of a line from which handing its compression to another thread costs less than it gains: 40 KB take about 0.1 ms."""
 _WARN_EVERY: Final = 60.0
 _GAP_EVERY: Final = 1.0
 """Seconds between two gap lines while records are being lost all the time."""
@@ -218,7 +218,7 @@ class Writer:
         self._outbox.sync_if_due()
 
     def _pack(self) -> None:
-        """Encode and pack a batch. Large lines are compressed by a second thread while this one encodes on: neither holds the lock."""
+        """Encode and pack a batch. Large lines are compressed by two more threads while this one encodes on: that releases the lock."""
         packing: list[tuple[Record, bytes | Future[bytes]]] = []
         for record in self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
             self._inbox.alive()
@@ -244,7 +244,7 @@ class Writer:
         if len(line) < _LARGE:
             return member.pack(line + b"\n", id=record.id, part=record.part, seq=self._seq)
         if self._packer is None:
-            self._packer = ThreadPoolExecutor(1, thread_name_prefix="archive-packer")
+            self._packer = ThreadPoolExecutor(2, thread_name_prefix="archive-packer")
         return self._packer.submit(member.pack, line + b"\n", id=record.id, part=record.part, seq=self._seq)
 
     def _could_not_encode(self, record: Record, error: Exception) -> None:
@@ -312,7 +312,7 @@ class Writer:
         if self._outbox.paused:
             if self._closing.wait(min(self._outbox.patience(), threading.TIMEOUT_MAX)):
                 time.sleep(_GATHER)
-        elif len(self._inbox) < _BATCH_RECORDS and not len(self._outbox):
+        elif len(self._inbox) < _BATCH_RECORDS and self._inbox.queued[1] < _BATCH_BYTES and not len(self._outbox):
             if not (len(self._inbox) or self._inbox.losing):
                 patience = self._outbox.patience()
                 self._inbox.wait(None if patience > threading.TIMEOUT_MAX else patience)
