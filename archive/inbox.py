@@ -37,6 +37,7 @@ class Inbox:
         "_done_bytes",
         "_dropped",
         "_dropped_bytes",
+        "_full_since",
         "_gate",
         "_ledger",
         "_max_bytes",
@@ -65,6 +66,8 @@ class Inbox:
         self._dropped_bytes = 0
         self._ledger = Ledger()
         self._progress = time.monotonic()
+        self._full_since = float("inf")
+        """Since when somebody waits for room."""
 
     # Producers.
 
@@ -80,7 +83,8 @@ class Inbox:
                 self._records.append(record)
                 self._taken += 1
                 self._taken_bytes += weight
-            elif may_wait and not self._closed and not self._refusing and time.monotonic() - self._progress < _PROGRESS:
+                self._full_since = float("inf")
+            elif may_wait and not self._closed and not self._refusing and self._progresses():
                 return False
             elif self._closed:
                 self._dropped += 1  # and no gap: nobody is there to write it down
@@ -174,6 +178,12 @@ class Inbox:
     def dropped(self) -> tuple[int, int]:
         """Records and bytes lost since the beginning."""
         return self._dropped, self._dropped_bytes
+
+    def _progresses(self) -> bool:
+        """Whether there was a sign of life lately. Silence counts from when somebody waits: the whole process may have stood still."""
+        now = time.monotonic()
+        self._full_since = min(self._full_since, now)
+        return now - max(self._progress, self._full_since) < _PROGRESS
 
     def _lose(self, record: Record, why: str) -> None:
         self._lost(record.id, record.weight, why)
