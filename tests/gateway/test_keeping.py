@@ -12,7 +12,7 @@ import pytest
 
 from archive.writer import WriterStats
 from gateway import keeping
-from gateway.keeping import FRAME, TAPE, Channel
+from gateway.keeping import AHEAD, FRAME, PAUSES, TAPE, Channel, _Pace
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 22])
@@ -84,3 +84,35 @@ def test_an_error_of_the_recording_process_is_told_without_its_text(caplog: pyte
     assert [record.getMessage().split(" at ")[0] for record in caplog.records] == ["the recording process failed: ValueError"]
     assert "sk-canary" not in caplog.text
     assert caplog.records[0].exc_info is None
+
+
+class Behind:
+    """A writer with so many records queued, taking `each` of them between two looks."""
+
+    def __init__(self, queued: int, each: int) -> None:
+        self.queued, self.each, self.looks = queued, each, 0
+
+    def stats(self) -> Behind:
+        self.looks += 1
+        self.queued = max(0, self.queued - self.each)
+        return self
+
+
+def test_the_tape_waits_for_a_writer_that_works_and_not_for_one_that_hangs() -> None:
+    near = Behind(AHEAD, 0)
+    _Pace(near).keep()  # type: ignore[arg-type]
+    assert near.looks == 1
+    working = Behind(AHEAD + 100, 30)
+    _Pace(working).keep()  # type: ignore[arg-type]
+    assert working.looks == 4
+    hanging = Behind(AHEAD + 1, 0)
+    pace = _Pace(hanging)  # type: ignore[arg-type]
+    pace.keep()
+    assert hanging.looks == PAUSES + 1
+    pace.keep()
+    assert hanging.looks == PAUSES + 2  # looked at, not waited for
+    hanging.queued = 0
+    pace.keep()
+    hanging.queued = AHEAD + 1
+    pace.keep()
+    assert hanging.looks == 2 * PAUSES + 4
