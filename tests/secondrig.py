@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import datetime
 import functools
@@ -55,7 +56,9 @@ def certificate() -> Path:
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with tempfile.NamedTemporaryFile(suffix=".pem", delete=False) as file:
         file.write(signed.public_bytes(pem) + private)
-    return Path(file.name)
+    path = Path(file.name)
+    atexit.register(path.unlink)
+    return path
 
 
 def h2_route(port: int, **more: Any) -> Route:
