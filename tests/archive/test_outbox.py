@@ -187,9 +187,12 @@ def test_offering_a_record_never_waits_for_the_disk(tmp_path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
             writer.put(record())
             until(lambda: writer._inbox.queued[0] == 1 and not len(writer._inbox))  # the thread has taken it, and hangs
-            time.sleep(0.6)  # longer than a sign of life may be away
+            for _ in range(49):
+                assert writer.put(record(), may_wait=True)
+            assert not writer.put(record(), may_wait=True)  # the first that finds no room is asked to wait for a sign of life
+            time.sleep(0.6)  # longer than one may be away
             slowest = 0.0
-            for _ in range(1000):
+            for _ in range(951):
                 each = record()
                 began = time.perf_counter()
                 assert writer.put(each, may_wait=True)
