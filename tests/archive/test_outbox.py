@@ -38,7 +38,8 @@ def test_a_full_disk_pauses_recording_and_it_resumes_by_itself(tmp_path: Path, c
 
             filler = filled(disk)
             began = time.time()
-            during = [record(6_000, weight=2000), *(record(1500, weight=2000) for _ in range(49))]  # the first fits in no slack of the last block
+            # The first fits into no slack of the file's last block.
+            during = [record(6_000, weight=2000), *(record(1500, weight=2000) for _ in range(49))]
             assert writer.put(during[0])
             until(lambda: writer.stats().paused)
             for each in during[1:]:
