@@ -179,6 +179,8 @@ class Line(asyncio.Transport):
                 last = b"0\r\n\r\n"
             async for data in answer.aiter_stream():
                 await self._reading.wait()
+                if not data:  # an empty DATA frame, which as a chunk would be the last
+                    continue
                 if response.framing == "chunked":
                     connection.data_received(b"%x\r\n%b\r\n" % (len(data), data))
                 elif len(data) < left:

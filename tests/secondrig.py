@@ -305,6 +305,7 @@ class H2Stream:
         await self._flush()
 
     async def _piece(self, data: bytes) -> None:
+        self._state.send_data(self._number, b"")  # allowed anywhere, and the end of nothing
         while data:
             room = min(self._state.local_flow_control_window(self._number), self._state.max_outbound_frame_size)
             if room <= 0:
