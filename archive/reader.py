@@ -145,7 +145,9 @@ class Reader:
         else:
             found = self._index.matching(bytes.fromhex(digits.ljust(32, "0")), bytes.fromhex(digits.ljust(32, "f")))
         if len(found) != 1:
-            raise NotFound(f"{'several exchanges begin' if found else 'no exchange begins'} with {digits}")
+            raise NotFound(
+                f"several exchanges begin with {digits}; give more of its characters" if found else f"no exchange begins with {digits}"
+            )
         return found.pop()
 
     def _summary(self, id: bytes, places: list[tuple[str, int]], files: _Files) -> Summary:
