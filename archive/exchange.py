@@ -46,6 +46,7 @@ class Entry:
     """Who made the answer: "upstream" or "gateway"; None without one."""
     streamed: bool
     request_bytes: int
+    """Bytes of body that the client sent, on the wire; of a websocket the payloads of its messages as well."""
     response_bytes: int
     messages: int
     ttfb_ms: float | None
@@ -132,6 +133,9 @@ class Summary:
     request_bytes: int = 0
     response_bytes: int = 0
     messages: int = 0
+    sent: int = 0
+    """Bytes in the client's websocket messages; `received` in the upstream's."""
+    received: int = 0
     ttfb: float | None = None
     duration: float | None = None
     end: str | None = None
@@ -163,7 +167,12 @@ class Summary:
             answer = _response_head(part["response"])
             self.status, self.origin = answer.status, answer.origin
             self.streamed = _values(answer.headers, "content-type").lower().startswith(_STREAMS)
-        self.messages += len(part["messages"])
+        for message in part["messages"]:
+            self.messages += 1
+            if message["side"] == "client":
+                self.sent += _payload(message)
+            else:
+                self.received += _payload(message)
         self.websocket = self.websocket or bool(part["messages"])
         timing = part["timing"]
         self.ttfb = self.ttfb if timing["ttfb_ms"] is None else float(timing["ttfb_ms"])
@@ -185,8 +194,8 @@ class Summary:
             status=self.status,
             origin=self.origin,
             streamed=self.streamed or self.messages > 0,
-            request_bytes=self.request_bytes,
-            response_bytes=self.response_bytes,
+            request_bytes=self.request_bytes + self.sent,
+            response_bytes=self.response_bytes + self.received,
             messages=self.messages,
             ttfb_ms=self.ttfb,
             duration_ms=self.duration,
@@ -229,6 +238,11 @@ def _reached(side: Json | None) -> int:
     """How many bytes of this side's body have crossed by the end of this part."""
     body = side and side["body"]
     return int(body["offset"]) + int(body["size"]) if body else 0
+
+
+def _payload(message: Json) -> int:
+    """Bytes of a websocket message's payload, kept or not; 0 where none of it could be read."""
+    return int(message["size"] or 0)
 
 
 def _with(value: Json, *keys: str) -> Json:

@@ -277,7 +277,7 @@ def _message(message: Message) -> Json:
         "text": text,
         "base64": base64,
         "code": message.code,
-        "size": message.size,
+        "size": len(message.data) if message.size is None else message.size,
         "error": None,
     }
 

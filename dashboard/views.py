@@ -178,7 +178,7 @@ def message_rows(messages: Sequence[Mapping[str, Any]], first: int, count: int) 
                 after_ms=at - _number(messages[number - 1].get("at_ms")) if number else None,
                 size=whole if isinstance(whole, int) else len(data),
                 code=message.get("code"),
-                cut=isinstance(whole, int),
+                cut=isinstance(whole, int) and whole > len(data),
                 html=html,
                 left_out=left_out,
             )

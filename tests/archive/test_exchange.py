@@ -59,6 +59,21 @@ def test_an_exchange_without_an_end_is_running_or_crashed() -> None:
     assert summary.entry("x", gone=True).end == "complete"
 
 
+def test_a_websockets_sizes_are_those_of_its_messages() -> None:
+    record = whole(body=b"", answer=b"")
+    record.messages = [
+        Message("client", 1.0, "text", "hé".encode()),
+        Message("upstream", 2.0, "binary", b"kept", size=1000),
+        Message("upstream", 3.0, "text", b"x"),
+    ]
+    part = parsed(record)
+    part["messages"].append({**dict.fromkeys(part["messages"][0]), "type": "raw", "error": "the frames could not be read"})
+    summary = Summary()
+    summary.fold(part)
+    entry = summary.entry("x", gone=False)
+    assert (entry.kind, entry.messages, entry.request_bytes, entry.response_bytes) == ("websocket", 4, 3, 1001)
+
+
 def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where in a JSON value something can be put in place of something else."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from samples import HOUR, in_parts, parsed, whole
 
 from archive import line as line_module
+from archive.folder import segments
 from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
 from archive.record import Body, BodyStream, Client, End, EndReason, Message, Record, Redaction, Timing, Upstream, new_id
-from archive.segment import segments
 from archive.writer import Writer
 
 
@@ -221,13 +221,13 @@ def test_websocket_messages_tell_side_time_and_kind() -> None:
         Message("client", 4.0, "close", b"bye", code=4000),
         Message("client", 5.0, "raw", b"\x81"),
     ]
-    none = {"text": None, "base64": None, "code": None, "size": None, "error": None}
+    none = {"text": None, "base64": None, "code": None, "error": None}
     assert parsed(record)["messages"] == [
-        {**none, "side": "client", "at_ms": 1.235, "type": "text", "text": "hé\0"},
-        {**none, "side": "upstream", "at_ms": 2.0, "type": "binary", "base64": "YWI="},
+        {**none, "side": "client", "at_ms": 1.235, "type": "text", "text": "hé\0", "size": 4},
+        {**none, "side": "upstream", "at_ms": 2.0, "type": "binary", "base64": "YWI=", "size": 2},
         {**none, "side": "upstream", "at_ms": 3.0, "type": "text", "base64": "/w==", "size": 100},
-        {**none, "side": "client", "at_ms": 4.0, "type": "close", "text": "bye", "code": 4000},
-        {**none, "side": "client", "at_ms": 5.0, "type": "raw", "base64": "gQ=="},
+        {**none, "side": "client", "at_ms": 4.0, "type": "close", "text": "bye", "code": 4000, "size": 3},
+        {**none, "side": "client", "at_ms": 5.0, "type": "raw", "base64": "gQ==", "size": 1},
     ]
 
 

@@ -180,10 +180,13 @@ async def test_websocket_messages_are_shown_with_side_and_time(tmp_path: Path, w
     upgrade = [(b"Upgrade", b"websocket")]
     (one,) = write(tmp_path, [exchange(method=b"GET", status=101, sent=None, received=None, request_headers=upgrade, messages=messages)])
     async with serve(tmp_path) as viewer:
-        assert "3 messages" in await viewer.page("/")
+        listed = await viewer.page("/")
         seen = text_of(await viewer.page(f"/exchange/{one}"))
         binary = await viewer.get(f"/exchange/{one}/message/1")
         assert (await viewer.get(f"/exchange/{one}/message/3")).status_code == 404
+    assert "3 messages" in listed
+    assert re.search(r'class="num sent">\s*25 B\s*</td>\s*<td class="num received">\s*9 B\s*</td>', listed)
+    assert "Sent 25 B Received 9 B" in seen
     assert re.search(r'15 ms client →\s?text\s?25 B .*"type": "session.update"', seen)
     assert re.search(r"31 ms\+16 ms ← upstream\s?binary\s?3 B", seen)
     assert re.search(r"← upstream\s?close 4001\s?6 B\s+enough", seen)

@@ -89,12 +89,13 @@ def test_marks_of_compressed_bytes_say_nothing_of_events() -> None:
 
 def test_messages_are_numbered_and_timed() -> None:
     messages = [
-        {"side": "client", "at_ms": 1.0, "type": "text", "text": '{"a":1}', "base64": None, "code": None, "size": None},
+        {"side": "client", "at_ms": 1.0, "type": "text", "text": '{"a":1}', "base64": None, "code": None, "size": 7},
         {"side": "upstream", "at_ms": 4.5, "type": "binary", "text": None, "base64": "AAEC", "code": None, "size": 9},
-        {"side": "upstream", "at_ms": 5.0, "type": "close", "text": "bye", "base64": None, "code": 1000, "size": None},
+        {"side": "upstream", "at_ms": 5.0, "type": "close", "text": "bye", "base64": None, "code": 1000, "size": 3},
     ]
     first, second, third = message_rows(messages, 0, 10)
     assert '<span class="key">' in first.html
+    assert (first.size, first.cut) == (7, False)
     assert (second.number, second.after_ms, second.size, second.cut) == (1, 3.5, 9, True)
     assert "00 01 02" in second.html
     assert (third.code, third.html) == (1000, "bye")
