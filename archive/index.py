@@ -5,9 +5,7 @@ It opens segments for reading, refuses symbolic links, and inflates nothing. Not
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -18,36 +16,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from archive.errors import BadName, NotFound
+from archive.errors import NotFound
+from archive.folder import PLAIN, hour_of, segment_name, segments
+from archive.handle import Handle, open_segment
 from archive.line import SERVICE_PART
-from archive.member import Damage, Found, scan
-from archive.segment import SEGMENT_NAME, segment_name, segments
+from archive.member import Damage, Found
 
-__all__ = ["DEFAULT_HELD", "Index", "Segment", "open_segment"]
+__all__ = ["DEFAULT_HELD", "Index", "Segment"]
 
 _HOUR_MS: Final = 3_600_000
 _STEP: Final = 100_000
 """Members hopped over in one step: 0.1 s or so."""
 DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
-_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM}
-
-
-def open_segment(folder: Path, name: str) -> int:
-    """A descriptor of the segment `name`, for reading. Raises BadName for any other name, NotFound when no regular file that we may read
-    is there, OSError when this machine cannot open anything more."""
-    if not SEGMENT_NAME.fullmatch(name):
-        raise BadName("not the name of a segment")
-    try:
-        fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-        raise NotFound(f"segment {name} cannot be opened: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise NotFound(f"segment {name} is no regular file")
-    return fd
 
 
 class Segment:
@@ -64,7 +45,7 @@ class Segment:
         """Forget all: the file is another one, or was cut back behind where we are."""
         self.identity = identity
         self.size = 0
-        """Its length when it was last read to the end."""
+        """Where it ended when it was last read to the end."""
         self.end = 0
         """Where to hop on from: the end of the last whole member."""
         self.done = False
@@ -79,29 +60,27 @@ class Segment:
         self._order: list[bytes] = []
         self._unsorted = False
 
-    def advance(self, fd: int, budget: int, elsewhere: Callable[[bytes], None]) -> int:
+    def advance(self, handle: Handle, budget: int, elsewhere: Callable[[bytes], None]) -> int:
         """Hop over up to `budget` more members; returns how many. `elsewhere` is told each id that did not begin in this hour."""
-        about = os.fstat(fd)
-        identity = (about.st_dev, about.st_ino)
-        if identity != self.identity or about.st_size < self.end:
+        identity, size = handle.identity(), handle.end()
+        if identity != self.identity or size < self.end:
             self.begin(identity)
-        if self.done and about.st_size == self.size:
+        if self.done and size == self.size:
             return 0
         self.torn = None
         count = 0
-        with open(fd, "rb", buffering=0, closefd=False) as file:
-            for each in scan(file, self.end):
-                if isinstance(each, Found):
-                    self._take(each, elsewhere)
-                    count += 1
-                    if count == budget:
-                        return count
-                elif each.torn:
-                    self.torn = each
-                else:
-                    self.damages.append(each)
-                    self.end = each.offset + each.length
-        self.size = about.st_size
+        for each in handle.scan(self.end):
+            if isinstance(each, Found):
+                self._take(each, elsewhere)
+                count += 1
+                if count == budget:
+                    return count
+            elif each.torn:
+                self.torn = each
+            else:
+                self.damages.append(each)
+                self.end = each.offset + each.length
+        self.size = size
         self.done = True
         return count
 
@@ -210,7 +189,7 @@ class Index:
 
     def find(self, id: bytes) -> list[tuple[str, int]]:
         """(segment, offset) of every member of the exchange, oldest first; empty when there is none."""
-        for names in self._since(_own_segment(id)):
+        for names in self._since(_own_hour(id)):
             self._see(names)
             if found := self._places(id):
                 return found
@@ -218,13 +197,13 @@ class Index:
 
     def matching(self, low: bytes, high: bytes) -> set[bytes]:
         """Ids from `low` to `high`, both included: none, the one there is, or two or more where there are several."""
-        first, last = _own_segment(low), _own_segment(high)
+        first, last = _own_hour(low), _own_hour(high)
         found: set[bytes] = set()
         for names in self._since(first):
             self._see(names)
             found.update(islice((it for it in self._elsewhere if low <= it <= high and self._places(it)), 2))
             for name in self._names:
-                if (first is None or name >= first) and (last is None or name <= last):
+                if (first is None or hour_of(name) >= first) and (last is None or hour_of(name) <= last):
                     order = self.load(name).order()
                     at = bisect_left(order, low)
                     found.update(it for it in order[at : at + 2] if it <= high)
@@ -239,9 +218,8 @@ class Index:
         yield self._names[:begins]
 
     def _places(self, id: bytes) -> list[tuple[str, int]]:
-        own = _own_segment(id)
-        names = {*self._elsewhere.get(id, ()), *([own] if own is not None else [])}
-        return [(name, offset) for name in self._names if name in names for offset in self.load(name).offsets(id)]
+        hours = {*self._elsewhere.get(id, ()), _own_hour(id)}
+        return [(name, offset) for name in self._names if hour_of(name) in hours for offset in self.load(name).offsets(id)]
 
     def _see(self, names: list[str]) -> None:
         for name in reversed(names):
@@ -254,7 +232,8 @@ class Index:
             about = os.stat(self._folder / name, follow_symlinks=False)
         except OSError:
             return True
-        return not segment.done or (about.st_dev, about.st_ino) != segment.identity or about.st_size != segment.size
+        grown = name.endswith(PLAIN) and about.st_size != segment.size
+        return not segment.done or (about.st_dev, about.st_ino) != segment.identity or grown
 
     def _advance(self, name: str, budget: int) -> int:
         segment = self._loaded.get(name)
@@ -262,22 +241,20 @@ class Index:
             segment = self._loaded[name] = Segment(name)
 
         def elsewhere(id: bytes) -> None:
-            places = self._elsewhere.setdefault(id, [])
-            if name not in places:
-                places.append(name)
+            hours = self._elsewhere.setdefault(id, [])
+            if hour_of(name) not in hours:
+                hours.append(hour_of(name))
 
         before = (segment.end, segment.identity, segment.torn)
         try:
-            fd = open_segment(self._folder, name)
+            handle = open_segment(self._folder, name)
         except NotFound:
             segment.begin((0, 0))
             segment.done = True
             count = 0
         else:
-            try:
-                count = segment.advance(fd, budget, elsewhere)
-            finally:
-                os.close(fd)
+            with handle:
+                count = segment.advance(handle, budget, elsewhere)
         if segment.done:
             self._seen.add(name)
         if before != (segment.end, segment.identity, segment.torn):
@@ -299,18 +276,18 @@ class Index:
 
 
 def _hour_of_name(name: str) -> int:
-    begin = datetime.strptime(name[:13], "%Y-%m-%dT%H").replace(tzinfo=UTC)
+    begin = datetime.strptime(hour_of(name), "%Y-%m-%dT%H").replace(tzinfo=UTC)
     return int(begin.timestamp()) // 3600
 
 
-def _own_segment(id: bytes) -> str | None:
-    """The segment of the hour in which a UUIDv7 was made; None for an id whose time is beyond the calendar."""
-    return _segment_of_hour(int.from_bytes(id[:6], "big") // _HOUR_MS)
+def _own_hour(id: bytes) -> str | None:
+    """The hour in which a UUIDv7 was made; None for an id whose time is beyond the calendar."""
+    return _name_of_hour(int.from_bytes(id[:6], "big") // _HOUR_MS)
 
 
 @lru_cache(maxsize=1024)
-def _segment_of_hour(hour: int) -> str | None:
+def _name_of_hour(hour: int) -> str | None:
     try:
-        return segment_name(hour * 3600)
+        return hour_of(segment_name(hour * 3600))
     except (ValueError, OverflowError, OSError):
         return None

@@ -22,7 +22,8 @@ from typing import Any, Final, Self
 from archive import skim
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
 from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
-from archive.index import DEFAULT_HELD, Index, open_segment
+from archive.handle import Handle, open_segment
+from archive.index import DEFAULT_HELD, Index
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
 
@@ -202,8 +203,8 @@ class Reader:
             events = [damage(Place(name, it.offset, it.length), it.why) for it in [*segment.damages, *torn]]
             for offset in segment.service:
                 try:
-                    fd = files.open(name)
-                    events.append(event(skim.skim(fd, offset), Place(name, offset, skim.lengths(fd, offset)[0])))
+                    handle = files.open(name)
+                    events.append(event(skim.skim(handle, offset), Place(name, offset, handle.lengths(offset)[0])))
                 except ArchiveError as error:
                     events.append(damage(Place(name, offset, 0), str(error)))
             self._writers.learn(events)
@@ -216,23 +217,23 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._open: OrderedDict[str, Handle] = OrderedDict()
 
-    def open(self, name: str) -> int:
+    def open(self, name: str) -> Handle:
         """Raises BadName, NotFound."""
-        fd = self._open.get(name)
-        if fd is None:
+        handle = self._open.get(name)
+        if handle is None:
             if len(self._open) >= _OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            fd = self._open[name] = open_segment(self._folder, name)
-        return fd
+                self._open.popitem(last=False)[1].close()
+            handle = self._open[name] = open_segment(self._folder, name)
+        return handle
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for fd in self._open.values():
-            os.close(fd)
+        for handle in self._open.values():
+            handle.close()
 
 
 def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int) -> Exchange:
@@ -241,16 +242,16 @@ def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int)
     for name, offset in places:
         place = Place(name, offset, 0)
         try:
-            fd = files.open(name)
-            length, size = skim.lengths(fd, offset)
+            handle = files.open(name)
+            length, size = handle.lengths(offset)
             place = Place(name, offset, length)
             if size <= room:
                 room -= size
-                line = skim.read_line(fd, offset, limit=size)
+                line = skim.read_line(handle, offset, limit=size)
                 part = skim.decode(line)
             else:
                 unread.append((place, f"a line of {size} bytes is too large to be read whole"))
-                line, part = b"", skim.skim(fd, offset)
+                line, part = b"", skim.skim(handle, offset)
             Summary().fold(part)  # of the schema?
             parts.append((part, place, line))
         except ArchiveError as error:

@@ -1,4 +1,4 @@
-"""Segment: one hour (UTC) of members in one file that only ever grows. Names them, lists them, and appends whole batches or nothing.
+"""Segment: one hour (UTC) of members in one file that only ever grows. Appends whole batches or nothing.
 
 Several processes may append to one folder. What a crash left at a file's end is set aside, never thrown away; damage in the middle
 is left as it is. This module does not queue, wait for space, or know what a line says.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,15 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from archive.errors import DamagedMember, Unwritable
+from archive.folder import PLAIN, QUARANTINE, make_folder, segment_name, segments, sync_folder
 from archive.member import Found, data_from, scan, unpack
 
-__all__ = ["QUARANTINE", "SEGMENT_NAME", "Appended", "Appender", "make_folder", "segment_name", "segments"]
-
-SEGMENT_NAME: Final = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])\.jsonl\.gz")
-"""Use with `fullmatch`: the only names a segment may have."""
-
-QUARANTINE: Final = "quarantine"
-"""The folder beside the segments for bytes that recovery set aside."""
+__all__ = ["Appended", "Appender"]
 
 _CHECKED: Final = 64 << 20
 """The last member's line is inflated up to this much to check it; a longer one is trusted by its header alone."""
@@ -39,37 +33,6 @@ _DOUBTED: Final = 64
 """How far back from the end unsound members are looked for on opening; what lies before them is for the readers to report."""
 _TRIES: Final = 8
 """How often a segment may be replaced between our opening and our locking it before we say so."""
-
-
-def segment_name(unix_seconds: float) -> str:
-    """The segment of that moment's hour, in UTC whatever TZ says: "2026-11-20T10.jsonl.gz"."""
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H.jsonl.gz")
-
-
-def segments(folder: Path) -> list[Path]:
-    """The segments in `folder`, oldest first; other names, symbolic links and anything but files are left out. No folder: none."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if SEGMENT_NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name for name in sorted(names)]
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, each 0700 under any umask. One that is there already keeps its mode. Raises OSError."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        try:
-            each.mkdir(mode=0o700)
-        except FileExistsError:
-            if not each.is_dir():
-                raise
-        else:
-            each.chmod(0o700)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +91,7 @@ class Appender:
     def recover(self) -> Path | None:
         """Check the newest segment's end and set aside what is torn: what a crash in the hour before may have left. Raises OSError."""
         found = segments(self._folder)
-        if not found:
+        if not found or not found[-1].name.endswith(PLAIN):
             return None
         try:
             with self._locked(found[-1].name):
@@ -155,7 +118,10 @@ class Appender:
                 os.close(fd)
         self._unsynced.clear()
         if failure is None and self._new_names:
-            failure = self._sync_folder()
+            try:
+                sync_folder(self._folder)
+            except OSError as error:
+                failure = error
         self._new_names = False
         if failure is not None:
             self._forget()
@@ -297,17 +263,6 @@ class Appender:
         if self._end == 0:
             (self._folder / self._name).unlink()
             self._forget()
-
-    def _sync_folder(self) -> OSError | None:
-        try:
-            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            return error
-        return None
 
 
 def _write_batch(fd: int, members: Sequence[bytes]) -> tuple[int, int, OSError | None]:

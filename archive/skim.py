@@ -1,37 +1,30 @@
-"""Reading one member's line within bounds: whole where it is small, piece by piece where it is not, its long texts left out.
+"""Reading one record's line within bounds: whole where it is small, piece by piece where it is not, its long texts left out.
 
-Whatever a member inflates to, memory stays at a few MiB unless the caller asks for the whole line. Reads files it is handed; opens none.
+Whatever a line inflates to, memory stays at a few MiB unless the caller asks for all of it. Reads segments it is handed; opens none.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from archive.errors import DamagedMember
-from archive.member import HEADER_LENGTH, read_tag, unpack
+from archive.handle import Handle
 
 try:
     import orjson
 except ImportError:
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["contains", "decode", "lengths", "pieces", "read_line", "skim"]
+__all__ = ["contains", "decode", "read_line", "skim"]
 
-_READ: Final = 64 << 10
-_PIECE: Final = 256 << 10
 _SMALL: Final = 1 << 20
 """A line up to this long is read whole: skimming costs a microsecond a string, parsing a tenth of that."""
 _KEEP: Final = 128 << 10
 """A longer string is left out of what `skim` returns: beyond any header or target, short of most bodies."""
 _SKIMMED: Final = 8 << 20
-_INFLATED: Final = 512 << 20
-"""A line longer than this is not even skimmed: it takes a second and more, and no writer of ours makes such."""
 
 Json = dict[str, Any]
 
@@ -56,27 +49,24 @@ def _loads(line: bytes) -> Any:
     return json.loads(line)
 
 
-def read_line(fd: int, offset: int, *, limit: int) -> bytes:
-    """The line of the member at `offset`, its newline taken off. Raises DamagedMember, also for a line of more than `limit` bytes."""
-    length, _ = lengths(fd, offset)
-    if length > limit + _SMALL:
-        raise DamagedMember(f"a member of {length} bytes is longer than its line may be")
-    return unpack(_pread(fd, length, offset), limit=limit).removesuffix(b"\n")
+def read_line(handle: Handle, offset: int, *, limit: int) -> bytes:
+    """The line of the record at `offset`, its newline taken off. Raises DamagedMember, also for a line of more than `limit` bytes."""
+    return handle.line(offset, limit=limit).removesuffix(b"\n")
 
 
-def skim(fd: int, offset: int) -> Json:
+def skim(handle: Handle, offset: int) -> Json:
     """The object of the member at `offset`; strings too long for a list may be empty in it. Memory and output are bounded."""
-    if (line := _small(fd, offset)) is not None:
+    if (line := _small(handle, offset)) is not None:
         return decode(line)
-    return decode(_without_long_strings(pieces(fd, offset)))
+    return decode(_without_long_strings(handle.pieces(offset)))
 
 
-def contains(fd: int, offset: int, needle: bytes) -> bool:
+def contains(handle: Handle, offset: int, needle: bytes) -> bool:
     """Whether the line holds `needle` (lower case), whatever the case of its ASCII letters."""
-    if (line := _small(fd, offset)) is not None:
+    if (line := _small(handle, offset)) is not None:
         return needle in line.lower()
     before = b""
-    for piece in pieces(fd, offset):
+    for piece in handle.pieces(offset):
         window = before + piece.lower()
         if needle in window:
             return True
@@ -84,54 +74,10 @@ def contains(fd: int, offset: int, needle: bytes) -> bool:
     return False
 
 
-def pieces(fd: int, offset: int) -> Iterator[bytes]:
-    """The line, newline included, in pieces of at most 256 KiB; its checksum is checked at the end. Raises DamagedMember."""
-    end = offset + lengths(fd, offset)[0]
-    room = _INFLATED
-    inflater = zlib.decompressobj(31)
-    try:
-        while offset < end and not inflater.eof:
-            data = _pread(fd, min(_READ, end - offset), offset)
-            if not data:
-                break
-            offset += len(data)
-            while data or not inflater.eof:
-                piece = inflater.decompress(data, _PIECE)
-                data = inflater.unconsumed_tail
-                if not (piece or data):
-                    break
-                room -= len(piece)
-                if room < 0:
-                    raise DamagedMember(f"inflates to more than {_INFLATED} bytes")
-                yield piece
-    except zlib.error as error:
-        raise DamagedMember("the deflated data is damaged") from error
-    if not inflater.eof or inflater.unused_data or offset != end:
-        raise DamagedMember("the deflated data does not end where the member does")
-
-
-def _pread(fd: int, length: int, offset: int) -> bytes:
-    try:
-        return os.pread(fd, length, offset)
-    except OSError as error:
-        if error.errno == errno.EIO:
-            raise DamagedMember("the disk cannot read it") from error
-        raise
-
-
-def lengths(fd: int, offset: int) -> tuple[int, int]:
-    """Bytes of the member at `offset`, and of its line as its trailer has it, modulo 2**32 (RFC 1952 section 2.3.1); a trailer that
-    lies is found out on reading. Raises DamagedMember where no member begins."""
-    tag = read_tag(_pread(fd, HEADER_LENGTH, offset))
-    if tag is None:
-        raise DamagedMember("no member begins here")
-    return tag.length, int.from_bytes(_pread(fd, 4, offset + tag.length - 4), "little")
-
-
-def _small(fd: int, offset: int) -> bytes | None:
+def _small(handle: Handle, offset: int) -> bytes | None:
     """The line where it and its member are short; None where they are not."""
-    length, size = lengths(fd, offset)
-    return read_line(fd, offset, limit=size) if size <= _SMALL >= length else None
+    length, size = handle.lengths(offset)
+    return read_line(handle, offset, limit=size) if size <= _SMALL >= length else None
 
 
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)

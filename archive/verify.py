@@ -6,18 +6,17 @@ absent only where a gap line accounts for it.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from archive import skim
-from archive.errors import DamagedMember, NotFound
-from archive.member import Damage, Found, scan
+from archive.errors import DamagedMember
+from archive.folder import segments
+from archive.handle import Handle, open_file
+from archive.member import Damage, Found
 from archive.record import id_text
-from archive.segment import segments
 
 __all__ = ["Damaged", "Gap", "Numbers", "Report", "WriterFound", "verify"]
 
@@ -147,25 +146,18 @@ class _Ledger:
         self._writers: dict[str, _Writer] = {}
 
     def file(self, path: Path) -> None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise NotFound(f"{path} cannot be opened: {error.strerror}") from error
-        with open(fd, "rb", buffering=0) as file:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode):
-                raise NotFound(f"{path} is no regular file")
+        with open_file(path) as handle:
             self._files += 1
-            self._bytes += about.st_size
-            for each in scan(file):
+            self._bytes += handle.end()
+            for each in handle.scan():
                 if isinstance(each, Damage):
                     self._damage(Damaged(path, each.offset, each.length, each.why, each.torn))
                 else:
-                    self._member(path, fd, each)
+                    self._member(path, handle, each)
 
-    def _member(self, path: Path, fd: int, found: Found) -> None:
+    def _member(self, path: Path, handle: Handle, found: Found) -> None:
         try:
-            line = skim.skim(fd, found.offset)
+            line = skim.skim(handle, found.offset)
             self._line(line, found)
         except DamagedMember as error:
             self._damage(Damaged(path, found.offset, found.tag.length, str(error)))

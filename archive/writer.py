@@ -20,12 +20,12 @@ from typing import Final
 
 from archive import member
 from archive.errors import Unwritable
+from archive.folder import make_folder
 from archive.inbox import Inbox
 from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
 from archive.outbox import Outbox, Sync, words
 from archive.pressure import Gap
 from archive.record import Record, id_text, new_id
-from archive.segment import make_folder
 
 __all__ = ["Sync", "Writer", "WriterStats"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from archive import member
+from archive.folder import segment_name
 from archive.line import SERVICE_PART, close_line, open_line, to_line
 from archive.record import Body, BodyStream, Client, End, EndReason, Record, Request, Response, Timing, Upstream, id_text, new_id
-from archive.segment import segment_name
 
 HOUR = 1_795_082_400.0
 """2026-11-19T10:00:00Z."""

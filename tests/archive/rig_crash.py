@@ -21,8 +21,8 @@ from pathlib import Path
 
 from rig_archive import record
 
+from archive.folder import QUARANTINE, segments
 from archive.record import Body, Record, id_text
-from archive.segment import QUARANTINE, segments
 from archive.writer import Writer
 
 KEYS = ("trials", "acknowledged", "torn", "lost", "doubled", "unreadable")

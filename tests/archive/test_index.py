@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 from samples import HOUR, Shelf
 
 from archive import member
-from archive.errors import BadName, NotFound
-from archive.index import Index, open_segment
+from archive.folder import segment_name
+from archive.index import Index
 from archive.record import new_id
-from archive.segment import segment_name
 
 Plan = list[tuple[int, int]]
 """(minutes after HOUR at which an exchange began, minutes it took until it was written)."""
@@ -90,28 +88,3 @@ def test_the_counter_moves_with_what_changes_and_only_then(tmp_path: Path) -> No
     path.unlink()
     assert changed()
     assert not changed()
-
-
-def test_a_segment_is_a_regular_file_of_its_strict_name(tmp_path: Path) -> None:
-    (tmp_path / "2026-11-19T10.jsonl.gz").write_bytes(b"x")
-    fd = open_segment(tmp_path, "2026-11-19T10.jsonl.gz")
-    assert os.read(fd, 9) == b"x"
-    os.close(fd)
-    (tmp_path / "2026-11-19T11.jsonl.gz").symlink_to("2026-11-19T10.jsonl.gz")
-    os.mkfifo(tmp_path / "2026-11-19T12.jsonl.gz")
-    (tmp_path / "2026-11-19T13.jsonl.gz").mkdir()
-    for hour in (11, 12, 13, 14):
-        with pytest.raises(NotFound):
-            open_segment(tmp_path, f"2026-11-19T{hour}.jsonl.gz")
-    for name in (
-        "",
-        ".",
-        "../x",
-        "/etc/passwd",
-        "2026-11-19T10.jsonl.gz/../x",
-        "2026-11-19T10.jsonl.gz\n",
-        "2026-11-19T10.jsonl.gz\0",
-        "*",
-    ):
-        with pytest.raises(BadName):
-            open_segment(tmp_path, name)

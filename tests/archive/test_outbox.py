@@ -16,8 +16,8 @@ import pytest
 from readback import archive_records
 from rig_archive import exchanges, filled, ids, mounted, record, settled, unexplained, until, writing, zcat
 
+from archive.folder import segment_name, segments
 from archive.record import Record
-from archive.segment import segment_name, segments
 
 
 def gaps(folder: Path) -> list[dict[str, object]]:

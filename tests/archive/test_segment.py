@@ -23,8 +23,9 @@ import pytest
 from rig_archive import HOUR, members, packed, zcat
 
 from archive.errors import Unwritable
+from archive.folder import QUARANTINE, make_folder, segment_name, segments
 from archive.member import HEADER_LENGTH, scan, unpack
-from archive.segment import QUARANTINE, SEGMENT_NAME, Appender, make_folder, segment_name, segments
+from archive.segment import Appender
 
 NAME = segment_name(HOUR)
 
@@ -72,24 +73,6 @@ def test_the_hour_is_utc_whatever_the_time_zone(monkeypatch: pytest.MonkeyPatch)
         assert segment_name(HOUR + 3600) == "2026-11-19T11.jsonl.gz"
     monkeypatch.undo()
     time.tzset()
-
-
-def test_only_names_of_the_strict_pattern_are_segments(tmp_path: Path) -> None:
-    good = ["2025-12-31T23.jsonl.gz", "2026-11-20T00.jsonl.gz"]
-    bad = [
-        "2026-13-01T00.jsonl.gz",
-        "2026-01-01T24.jsonl.gz",
-        "2026-01-01T00.jsonl.gz\n",
-        "x2026-01-01T00.jsonl.gz",
-        "٢٠٢٦-01-01T00.jsonl.gz",
-    ]
-    for name in reversed(good + bad):
-        (tmp_path / name).touch()
-    (tmp_path / "2026-01-02T00.jsonl.gz").symlink_to(tmp_path / good[0])
-    (tmp_path / "2026-01-03T00.jsonl.gz").mkdir()
-    assert [path.name for path in segments(tmp_path)] == good
-    assert segments(tmp_path / "nowhere") == []
-    assert not any(SEGMENT_NAME.fullmatch(name) for name in bad)
 
 
 # Appending.

@@ -13,20 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archive import handle as handle_module
 from archive import skim
 from archive.errors import DamagedMember
+from archive.handle import Handle, open_file
 from archive.member import pack
 
 
 @contextmanager
-def opened(path: Path, line: bytes, *, before: bytes = b"some bytes before") -> Iterator[tuple[int, int]]:
-    """A file with a member of `line` in it: its descriptor and the member's offset."""
+def opened(path: Path, line: bytes, *, before: bytes = b"some bytes before") -> Iterator[tuple[Handle, int]]:
+    """A file with a member of `line` in it, open, and the member's offset."""
     path.write_bytes(before + pack(line + b"\n", id=bytes(16), part=0, seq=0) + b"and after")
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd, len(before)
-    finally:
-        os.close(fd)
+    with open_file(path) as handle:
+        yield handle, len(before)
 
 
 def without(value: Any, keep: int) -> Any:
@@ -60,25 +59,25 @@ def test_long_texts_are_left_out_wherever_the_pieces_are_cut(value: Any, size: i
 @pytest.mark.parametrize("length", [0, 10, 70_000, 3 << 20])
 def test_a_line_is_read_whole_or_skimmed(tmp_path: Path, length: int) -> None:
     line = json.dumps({"short": "é", "long": '"\\' * length, "after": 1}, ensure_ascii=False).encode()
-    with opened(tmp_path / "file", line) as (fd, offset):
-        assert skim.read_line(fd, offset, limit=len(line) + 1) == line
-        assert b"".join(skim.pieces(fd, offset)) == line + b"\n"
-        seen = skim.skim(fd, offset)
+    with opened(tmp_path / "file", line) as (handle, offset):
+        assert skim.read_line(handle, offset, limit=len(line) + 1) == line
+        assert b"".join(handle.pieces(offset)) == line + b"\n"
+        seen = skim.skim(handle, offset)
         assert (seen["short"], seen["after"]) == ("é", 1)
         assert seen["long"] == ("" if length == 3 << 20 else '"\\' * length)
-        assert skim.lengths(fd, offset)[1] == len(line) + 1
+        assert handle.lengths(offset)[1] == len(line) + 1
         with pytest.raises(DamagedMember):
-            skim.read_line(fd, offset, limit=len(line))
+            skim.read_line(handle, offset, limit=len(line))
 
 
 @pytest.mark.parametrize("at", [0, 100, (256 << 10) - 3, (512 << 10) - 1, 3 << 20])
 @pytest.mark.parametrize("small", [True, False])
 def test_a_text_is_found_wherever_it_lies(tmp_path: Path, at: int, small: bool) -> None:
     line = b'"' + b"x" * at + b"NeeDle" + b"x" * (10 if small else 2 << 20) + b'"'
-    with opened(tmp_path / "file", line) as (fd, offset):
-        assert skim.contains(fd, offset, b"needle")
-        assert skim.contains(fd, offset, b"x")
-        assert not skim.contains(fd, offset, b"needles")
+    with opened(tmp_path / "file", line) as (handle, offset):
+        assert skim.contains(handle, offset, b"needle")
+        assert skim.contains(handle, offset, b"x")
+        assert not skim.contains(handle, offset, b"needles")
 
 
 @pytest.mark.parametrize("length", [100, 3 << 20])
@@ -88,36 +87,30 @@ def test_damage_is_told_wherever_it_lies(tmp_path: Path, length: int) -> None:
         broken = bytearray(packed)
         broken[at] ^= 0x21
         (tmp_path / "file").write_bytes(broken)
-        fd = os.open(tmp_path / "file", os.O_RDONLY)
-        try:
+        with open_file(tmp_path / "file") as handle:
             with pytest.raises(DamagedMember):
-                skim.skim(fd, 0)
+                skim.skim(handle, 0)
             with pytest.raises(DamagedMember):
-                skim.read_line(fd, 0, limit=8 << 20)
-        finally:
-            os.close(fd)
+                skim.read_line(handle, 0, limit=8 << 20)
 
 
 def test_a_member_that_is_cut_short_is_damage(tmp_path: Path) -> None:
     packed = pack(b'{"x":"' + os.urandom(1 << 20).hex().encode() + b'"}\n', id=bytes(16), part=0, seq=0)
     (tmp_path / "file").write_bytes(packed[:-100])
-    fd = os.open(tmp_path / "file", os.O_RDONLY)
-    try:
+    with open_file(tmp_path / "file") as handle:
         with pytest.raises(DamagedMember):
-            skim.skim(fd, 0)
+            skim.skim(handle, 0)
         with pytest.raises(DamagedMember):
-            list(skim.pieces(fd, 0))
-    finally:
-        os.close(fd)
+            list(handle.pieces(0))
 
 
 def test_what_is_too_long_even_without_its_texts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(tmp_path / "file", b"[" + b"1," * (5 << 20) + b"1]") as (fd, offset):
+    with opened(tmp_path / "file", b"[" + b"1," * (5 << 20) + b"1]") as (handle, offset):
         with pytest.raises(DamagedMember, match="too long"):
-            skim.skim(fd, offset)
-        monkeypatch.setattr(skim, "_INFLATED", 1 << 20)
+            skim.skim(handle, offset)
+        monkeypatch.setattr(handle_module, "_INFLATED", 1 << 20)
         with pytest.raises(DamagedMember, match="more than"):
-            list(skim.pieces(fd, offset))
+            list(handle.pieces(offset))
 
 
 def test_lone_surrogates_escapes_are_read() -> None:

@@ -18,10 +18,10 @@ from rig_archive import exchanges, ids, line, record, settled, unexplained, unti
 
 from archive import writer as module
 from archive.errors import Unwritable
+from archive.folder import segments
 from archive.line import SERVICE_PART
 from archive.member import Found, scan
 from archive.record import Body, Record, id_text
-from archive.segment import segments
 from archive.verify import verify
 from archive.writer import Writer
 

@@ -1,0 +1,120 @@
+"""An archive's folder: which names in it are ours, which hour each belongs to, how it and its files are made. Opens no segment.
+
+An hour (UTC) is one segment in one of two forms: plain (gzip members, appended to) or packed (seekable zstd, made of a sealed hour).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+__all__ = [
+    "INDEX",
+    "PACKED",
+    "PLAIN",
+    "QUARANTINE",
+    "SEGMENT_NAME",
+    "hour_of",
+    "make_folder",
+    "plain_name",
+    "seal_path",
+    "segment_name",
+    "segments",
+    "strangers",
+    "sync_folder",
+]
+
+PLAIN: Final = ".jsonl.gz"
+PACKED: Final = ".jsonl.zst"
+
+_HOUR: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])"
+SEGMENT_NAME: Final = re.compile(_HOUR + r"\.jsonl\.(?:gz|zst)")
+"""Use with `fullmatch`: the only names a segment may have."""
+
+_SEAL_NAME: Final = re.compile(_HOUR + r"\.seal\.json")
+
+QUARANTINE: Final = "quarantine"
+"""The folder beside the segments for bytes that recovery set aside."""
+INDEX: Final = "index"
+"""The folder beside the segments for what is derived from them: it may be deleted, and is then made again."""
+
+
+def segment_name(unix_seconds: float) -> str:
+    """The plain segment of that moment's hour, in UTC whatever TZ says: "2026-11-20T10.jsonl.gz"."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H") + PLAIN
+
+
+def hour_of(name: str) -> str:
+    """The hour that a segment's or seal's name begins with: "2026-11-20T10". Text order is time order."""
+    return name[:13]
+
+
+def plain_name(hour: str) -> str:
+    """The name of that hour's segment in its plain form."""
+    return hour + PLAIN
+
+
+def seal_path(folder: Path, hour: str) -> Path:
+    """Where the seal of that hour lies, or would."""
+    return folder / f"{hour}.seal.json"
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segments in `folder`, one an hour, oldest first; other names, symbolic links and anything but files are left out. No folder:
+    none. Where an hour has both forms, packing was cut short: the plain one is the one that counts.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if SEGMENT_NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    hours: dict[str, str] = {}
+    for name in names:  # ".gz" before ".zst"
+        hours.setdefault(hour_of(name), name)
+    return [folder / name for name in hours.values()]
+
+
+def strangers(folder: Path) -> list[str]:
+    """Names in `folder` that no writer of ours makes, in order: nothing reads or changes them. Symbolic links are strangers whatever
+    their name. No folder: none.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not _ours(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _ours(entry: os.DirEntry[str]) -> bool:
+    if entry.name in (QUARANTINE, INDEX):
+        return entry.is_dir(follow_symlinks=False)
+    name = entry.name.removeprefix(".").removesuffix(".new")  # being written, or left by a crash in doing so
+    return entry.is_file(follow_symlinks=False) and bool(SEGMENT_NAME.fullmatch(name) or _SEAL_NAME.fullmatch(name))
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, each 0700 under any umask. One that is there already keeps its mode. Raises OSError."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        try:
+            each.mkdir(mode=0o700)
+        except FileExistsError:
+            if not each.is_dir():
+                raise
+        else:
+            each.chmod(0o700)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on the disk: what was made, renamed or removed survives a power loss. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

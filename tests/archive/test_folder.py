@@ -1,0 +1,48 @@
+"""Which names in a folder are an archive's, and which form of an hour counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from archive.folder import INDEX, QUARANTINE, SEGMENT_NAME, hour_of, seal_path, segments, strangers
+
+
+def test_only_names_of_the_strict_pattern_are_segments(tmp_path: Path) -> None:
+    good = ["2025-12-31T23.jsonl.gz", "2026-11-20T00.jsonl.gz", "2026-11-20T01.jsonl.zst"]
+    bad = [
+        "2026-13-01T00.jsonl.gz",
+        "2026-01-01T24.jsonl.gz",
+        "2026-01-01T00.jsonl.gz\n",
+        "x2026-01-01T00.jsonl.gz",
+        "2026-01-01T00.jsonl.zst.gz",
+        "٢٠٢٦-01-01T00.jsonl.gz",
+    ]
+    for name in reversed(good + bad):
+        (tmp_path / name).touch()
+    (tmp_path / "2026-01-02T00.jsonl.gz").symlink_to(tmp_path / good[0])
+    (tmp_path / "2026-01-03T00.jsonl.gz").mkdir()
+    assert [path.name for path in segments(tmp_path)] == good
+    assert segments(tmp_path / "nowhere") == []
+    assert not any(SEGMENT_NAME.fullmatch(name) for name in bad)
+
+
+def test_the_plain_form_counts_where_both_are_there(tmp_path: Path) -> None:
+    for name in ("2026-11-20T00.jsonl.zst", "2026-11-20T00.jsonl.gz", "2026-11-20T01.jsonl.zst"):
+        (tmp_path / name).touch()
+    assert [path.name for path in segments(tmp_path)] == ["2026-11-20T00.jsonl.gz", "2026-11-20T01.jsonl.zst"]
+
+
+def test_strangers_are_what_no_writer_of_ours_makes(tmp_path: Path) -> None:
+    for name in ("2026-11-20T00.jsonl.gz", "2026-11-20T00.seal.json", ".2026-11-20T00.jsonl.zst.new", "notes.txt", "2026-11-20T00.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / QUARANTINE).mkdir()
+    (tmp_path / INDEX).symlink_to(tmp_path / QUARANTINE)
+    (tmp_path / "2026-11-20T02.jsonl.gz").symlink_to(tmp_path / "notes.txt")
+    (tmp_path / "2026-11-20T03.jsonl.gz").mkdir()
+    assert strangers(tmp_path) == ["2026-11-20T00.gz", "2026-11-20T02.jsonl.gz", "2026-11-20T03.jsonl.gz", INDEX, "notes.txt"]
+    assert strangers(tmp_path / "nowhere") == []
+
+
+def test_an_hour_is_the_beginning_of_its_names(tmp_path: Path) -> None:
+    assert hour_of("2026-11-20T10.jsonl.zst") == "2026-11-20T10"
+    assert hour_of(seal_path(tmp_path, "2026-11-20T10").name) == "2026-11-20T10"
