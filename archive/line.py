@@ -17,10 +17,10 @@ from typing import Any, Final
 from archive.content import DEFAULT_LIMIT, Slice, take
 from archive.record import SCHEMA_VERSION, Body, Fields, Kind, Message, Record, Request, Response, Timing, id_text
 
-__all__ = ["SERVICE_PART", "close_line", "gap_line", "open_line", "to_line"]
+__all__ = ["SERVICE_PART", "close_line", "forget_line", "gap_line", "open_line", "prune_line", "to_line"]
 
 SERVICE_PART: Final = 0xFFFF_FFFF
-"""The part number in the member tag of open, close and gap lines, whose id is their writer's: found by hopping, without inflating."""
+"""The part number in the member tag of the archive's own lines, whose id is their writer's: found by hopping, without inflating."""
 
 _LARGE: Final = 1 << 20
 _CONTROLS: Final = bytes(byte for byte in range(32) if byte not in b"\t\n\r")
@@ -102,6 +102,20 @@ def gap_line(*, writer: str, seq: int, at: float, since: float, until: float, re
     """Between `since` and `until` (Unix seconds) `records` of `exchanges`, holding about `size` bytes, were dropped."""
     span = {"since": _time(since), "until": _time(until)}
     return _service(Kind.GAP, writer, seq, at, {**span, "records": records, "exchanges": exchanges, "bytes": size, "why": why})
+
+
+def forget_line(*, writer: str, seq: int, at: float, by: str, why: str, removed: Sequence[Json]) -> bytes:
+    """`by` ("user@host") had records removed. Each of `removed` says which one (segment, index, id, part, writer, seq) and what it was:
+    `digest` (SHA-256 of a zero byte and the line, as the seal's leaf), `member` (SHA-256 of the gzip member), `bytes` (its length).
+    """
+    return _service(Kind.FORGET, writer, seq, at, {"by": by, "why": why, "removed": removed})
+
+
+def prune_line(*, writer: str, seq: int, at: float, by: str, why: str, segments: Sequence[Json]) -> bytes:
+    """Whole hours were removed to keep within bounds. Each of `segments` says which one, how much it held, its seal's root and SHA-256, and
+    of each writer the numbers that went with it.
+    """
+    return _service(Kind.PRUNE, writer, seq, at, {"by": by, "why": why, "segments": segments})
 
 
 def _service(kind: Kind, writer: str, seq: int, at: float, what: Json) -> bytes:

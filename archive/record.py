@@ -67,6 +67,8 @@ class Kind(StrEnum):
     OPEN = "open"
     CLOSE = "close"
     GAP = "gap"
+    FORGET = "forget"
+    PRUNE = "prune"
 
 
 class EndReason(StrEnum):

@@ -1,4 +1,4 @@
-"""The archive's own lines: which writers opened, closed and lost what; and so, whether a writer can still be at work.
+"""The archive's own lines: which writers opened, closed, lost and removed what; and so, whether a writer can still be at work.
 
 Values and one small ledger; no files. The rule for "gone" is in `Writers.gone`.
 """
@@ -22,14 +22,14 @@ Json = dict[str, Any]
 class Event:
     """Something the archive says of itself."""
 
-    kind: Literal["open", "close", "gap", "damage"]
+    kind: Literal["open", "close", "gap", "forget", "prune", "damage"]
     place: Place
     at: datetime | None = None
     """When; unknown for damage."""
     writer: str = ""
     seq: int | None = None
     detail: Json | None = None
-    """The line's own object: version, host and pid; counts; from when to when and why. None for damage."""
+    """The line's own object: version, host and pid; counts; from when to when and why; what was removed. None for damage."""
     why: str = ""
     """What is the matter, for damage."""
 
@@ -40,9 +40,9 @@ def damage(place: Place, why: str) -> Event:
 
 
 def event(line: Json, place: Place) -> Event:
-    """The event of an open, close or gap line. Raises DamagedMember for any other."""
+    """The event of one of the archive's own lines. Raises DamagedMember for any other."""
     kind = line.get("kind")
-    if kind not in ("open", "close", "gap") or not isinstance(line.get(kind), dict):
+    if kind not in ("open", "close", "gap", "forget", "prune") or not isinstance(line.get(kind), dict):
         raise DamagedMember("not a line of the archive's own")
     try:
         return Event(kind, place, moment(line["at"]), str(line["writer"]), int(line["seq"]), line[kind])
@@ -58,6 +58,8 @@ class Writers:
         self._running = running
         self._opened: dict[str, tuple[tuple[str, int], object, object]] = {}
         self._closed: set[str] = set()
+        self._clerks: set[str] = set()
+        """Those that only removed: one of them does not take another's place."""
 
     def learn(self, events: Iterable[Event]) -> None:
         """Take in events, in any order, each as often as one likes."""
@@ -66,6 +68,8 @@ class Writers:
                 self._opened[each.writer] = ((each.place.segment, each.place.offset), each.detail.get("host"), each.detail.get("pid"))
             elif each.kind == "close":
                 self._closed.add(each.writer)
+            elif each.kind in ("forget", "prune"):
+                self._clerks.add(each.writer)
 
     def knows(self, writer: str) -> bool:
         """Whether its open or close line was seen."""
@@ -80,11 +84,12 @@ class Writers:
         """
         if writer in self._closed:
             return True
+        others = [opened for other, opened in self._opened.items() if other not in self._clerks]
         if writer not in self._opened:
-            return any(begun > last for begun, _, _ in self._opened.values())
+            return any(begun > last for begun, _, _ in others)
         begun, host, pid = self._opened[writer]
-        if any(other > begun and (h, p) == (host, pid) for other, h, p in self._opened.values()):
+        if any(other > begun and (h, p) == (host, pid) for other, h, p in others):
             return True
         if host == self._host and isinstance(pid, int) and pid > 0:
             return not self._running(pid)
-        return any(other > last for other, _, _ in self._opened.values())
+        return any(other > last for other, _, _ in others)
