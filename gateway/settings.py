@@ -66,6 +66,15 @@ class Settings:
         "1s", "When writes are forced to disk: once a second, per record, never.", kind="choice"
     )
     min_free: int = _setting(256 << 20, "Free disk space below which recording pauses; relaying goes on.", kind="size")
+    keep_days: int = _setting(0, "Days that recordings are kept; hours older than that are removed. 0 keeps them for ever.", kind="whole")
+    keep_bytes: int = _setting(
+        0, "Disk space the recordings may take; beyond it the oldest hours are removed. 0 sets no bound.", kind="size"
+    )
+    pack_after_days: int = _setting(
+        0, "Days after which sealed hours are packed, to a fraction of their size; `zstd -dc` reads them. 0 never does.", kind="whole"
+    )
+    seal: bool = _setting(True, "Seal each hour when it is over, so that a later change of it shows.", kind="switch")
+    seal_key: Path | None = _setting(None, "File of the private key that signs seals, made by `verbatim keygen`.", kind="path")
     part_bytes: int = _setting(1 << 20, "Bytes after which a long exchange is cut into a further part.", kind="size", least=1 << 12)
     part_seconds: float = _setting(10.0, "Seconds after which a long exchange is cut into a further part.", kind="seconds", least=0.1)
     max_body: int = _setting(

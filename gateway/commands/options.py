@@ -15,7 +15,7 @@ __all__ = ["WrongInput", "read_settings", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-METAVARS: Final = {"text": "TEXT", "path": "FOLDER", "whole": "NUMBER", "size": "SIZE", "seconds": "SECONDS"}
+METAVARS: Final = {"text": "TEXT", "path": "PATH", "whole": "NUMBER", "size": "SIZE", "seconds": "SECONDS"}
 
 
 class WrongInput(click.ClickException):
