@@ -4,14 +4,17 @@ ArchiveError
 ├── BadName         a name or id that is not of its strict pattern
 ├── NotFound        no such exchange, segment or folder
 ├── Unwritable      the folder or segment is not a place the archive may write to (symlink, not a regular file)
-└── DamagedMember   these bytes are not one whole, undamaged member
+├── DamagedMember   these bytes are not one whole, undamaged member
+├── DamagedSeal     this seal is not as it was written
+├── Unsealable      this hour cannot be sealed: not there, not its turn, or too late
+└── BadKey          this file holds no key that may be used
 """
 
 # ruff: noqa: N818 - the tree's names say what is the matter; "Error" behind each would say nothing more
 
 from __future__ import annotations
 
-__all__ = ["ArchiveError", "BadName", "DamagedMember", "NotFound", "Unwritable"]
+__all__ = ["ArchiveError", "BadKey", "BadName", "DamagedMember", "DamagedSeal", "NotFound", "Unsealable", "Unwritable"]
 
 
 class ArchiveError(Exception):
@@ -35,3 +38,15 @@ class Unwritable(ArchiveError, OSError):
 
 class DamagedMember(ArchiveError):
     """These bytes are not one whole, undamaged member, or inflate to more than the reader allows."""
+
+
+class DamagedSeal(ArchiveError):
+    """This seal is not as it was written: some byte of it was changed, or it is none."""
+
+
+class Unsealable(ArchiveError):
+    """This hour cannot be sealed: it is not there, an older one must come first, or a later one is sealed already."""
+
+
+class BadKey(ArchiveError):
+    """This file holds no key, not one of the right kind, or others may read it. Messages say what to do and show nothing of the key."""

@@ -99,6 +99,10 @@ class Plain:
         """As `Handle.name`."""
         return self._name
 
+    def fileno(self) -> int:
+        """The descriptor, for one who reads the file from end to end."""
+        return self._fd
+
     def identity(self) -> tuple[int, int]:
         """As `Handle.identity`."""
         about = os.fstat(self._fd)

@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from archive.errors import DamagedMember, Unwritable
-from archive.folder import PLAIN, QUARANTINE, make_folder, segment_name, segments, sync_folder
+from archive.errors import DamagedMember, NotFound, Unwritable
+from archive.folder import PLAIN, QUARANTINE, hour_of, make_folder, seal_path, segment_name, segments, sync_folder
 from archive.member import Found, data_from, scan, unpack
 
-__all__ = ["Appended", "Appender"]
+__all__ = ["Appended", "Appender", "Held"]
 
 _CHECKED: Final = 64 << 20
 """The last member's line is inflated up to this much to check it; a longer one is trusted by its header alone."""
@@ -43,6 +43,14 @@ class Appended:
     count: int
     error: OSError | None = None
     set_aside: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A locked segment: its descriptor, for reading (good while it is held), and the quarantine file when a torn end was set aside."""
+
+    fd: int
+    set_aside: Path | None
 
 
 class Appender:
@@ -101,6 +109,27 @@ class Appender:
         finally:
             self._forget()
             self._name = ""  # looked at, not written to: it does not bind us to its hour
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[Held]:
+        """Inside, nobody appends to the segment `name`, and under this name lies the file that is locked: for those who seal or replace it.
+
+        A torn end is set aside first, unless the hour is sealed: then it stays as it is. Use an appender of its own for this. Raises
+        NotFound where there is nothing to hold, OSError for what the disk does.
+        """
+        if not os.path.lexists(self._folder / name):
+            raise NotFound(f"there is no segment {name}")
+        try:
+            with self._locked(name):
+                sealed = seal_path(self._folder, hour_of(name)).exists()
+                set_aside = None if sealed else self._check_end()
+                if not (sealed or self._end):
+                    self._unlink_if_empty()
+                    raise NotFound(f"nothing is left of segment {name}: its bytes were no records, and were set aside")
+                yield Held(self._fd, set_aside)
+        finally:
+            self._forget()
+            self._name = ""
 
     def sync(self) -> None:
         """Have everything appended so far on the disk (fdatasync; the folder too where a file is new). Raises OSError.
