@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
+import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,11 @@ __all__ = [
     "PLAIN",
     "QUARANTINE",
     "SEGMENT_NAME",
+    "hour_after",
     "hour_of",
+    "is_sealed",
     "make_folder",
+    "newest_sealed",
     "plain_name",
     "seal_path",
     "segment_name",
@@ -52,6 +56,11 @@ def hour_of(name: str) -> str:
     return name[:13]
 
 
+def hour_after(hour: str) -> str:
+    """The hour that follows. Raises OverflowError after the year 9999, ValueError for a day that is none (31 February)."""
+    return (datetime.strptime(hour + "+0000", "%Y-%m-%dT%H%z") + timedelta(hours=1)).strftime("%Y-%m-%dT%H")
+
+
 def plain_name(hour: str) -> str:
     """The name of that hour's segment in its plain form."""
     return hour + PLAIN
@@ -60,6 +69,27 @@ def plain_name(hour: str) -> str:
 def seal_path(folder: Path, hour: str) -> Path:
     """Where the seal of that hour lies, or would."""
     return folder / f"{hour}.seal.json"
+
+
+def is_sealed(folder: Path, hour: str) -> bool:
+    """Whether that hour has its seal: nothing is appended to it any more. Raises OSError where that cannot be told."""
+    try:
+        return stat.S_ISREG(os.stat(seal_path(folder, hour), follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def newest_sealed(folder: Path) -> str:
+    """The newest hour that has a seal or is packed (which is done to sealed ones only); empty where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return max((hour_of(e.name) for e in entries if _is_sealed_name(e.name) and e.is_file(follow_symlinks=False)), default="")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _is_sealed_name(name: str) -> bool:
+    return bool(_SEAL_NAME.fullmatch(name) or (name.endswith(PACKED) and SEGMENT_NAME.fullmatch(name)))
 
 
 def segments(folder: Path) -> list[Path]:
@@ -96,7 +126,9 @@ def _ours(entry: os.DirEntry[str]) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, each 0700 under any umask. One that is there already keeps its mode. Raises OSError."""
+    """Make `folder` and what is missing above it, each 0700 under any umask and on the disk. One that is there keeps its mode. Raises
+    OSError.
+    """
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -109,6 +141,7 @@ def make_folder(folder: Path) -> None:
                 raise
         else:
             each.chmod(0o700)
+            sync_folder(each.absolute().parent)
 
 
 def sync_folder(folder: Path) -> None:

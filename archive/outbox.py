@@ -82,13 +82,12 @@ class Outbox:
         return self._appender.name
 
     def recover(self) -> None:
-        """Set aside what a crash left torn at the end of the newest segment."""
+        """Set aside what a crash left in the newest segments."""
         try:
-            set_aside = self._appender.recover()
+            for each in self._appender.recover():
+                self._tell_of(each)
         except OSError as error:
-            self._complain("recovery", f"the newest segment could not be checked: {words(error)}")
-        else:
-            self._tell_of(set_aside)
+            self._complain("recovery", f"the newest segments could not be checked: {words(error)}")
 
     def add(self, member: bytes, record: Record | None) -> None:
         """Put a member behind those held; `record` is None for a line of the writer's own."""
@@ -184,7 +183,7 @@ class Outbox:
 
     def _tell_of(self, set_aside: Path | None) -> None:
         if set_aside is not None:
-            self._complain("torn", f"the torn end of a segment was set aside in {set_aside}")
+            self._complain("torn", f"what a crash left in a segment was set aside in {set_aside}")
 
 
 def words(error: OSError) -> str:

@@ -1,7 +1,7 @@
 """Segment: one hour (UTC) of members in one file that only ever grows. Appends whole batches or nothing.
 
-Several processes may append to one folder. What a crash left at a file's end is set aside, never thrown away; damage in the middle
-is left as it is. This module does not queue, wait for space, or know what a line says.
+Several processes may append to one folder. What a crash left in a file is `archive.recovery`'s to find. This module does not queue, wait
+for space, or know what a line says.
 """
 
 from __future__ import annotations
@@ -10,27 +10,31 @@ import errno
 import fcntl
 import os
 import stat
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from archive.errors import DamagedMember, NotFound, Unwritable
-from archive.folder import PLAIN, QUARANTINE, hour_of, make_folder, seal_path, segment_name, segments, sync_folder
-from archive.member import Found, data_from, scan, unpack
+from archive.errors import NotFound, Unwritable
+from archive.folder import (
+    PLAIN,
+    hour_after,
+    hour_of,
+    is_sealed,
+    make_folder,
+    newest_sealed,
+    plain_name,
+    segment_name,
+    segments,
+    sync_folder,
+)
+from archive.recovery import Span, rewritten, set_aside, survey
 
 __all__ = ["Appended", "Appender", "Held"]
 
-_CHECKED: Final = 64 << 20
-"""The last member's line is inflated up to this much to check it; a longer one is trusted by its header alone."""
-_COPY: Final = 1 << 20
 _BATCH: Final = 1024
 """Members in one writev: IOV_MAX of Linux, macOS and the BSDs."""
-_DOUBTED: Final = 64
-"""How far back from the end unsound members are looked for on opening; what lies before them is for the readers to report."""
 _TRIES: Final = 8
 """How often a segment may be replaced between our opening and our locking it before we say so."""
 
@@ -60,10 +64,11 @@ class Appender:
 
     - Between locking and unlocking a segment its end is looked at: where another writer moved it, the new members are hopped over, and
       what is torn at the very end is copied to the quarantine folder and then cut off. Opening a segment, the whole of it is hopped
-      over and its last member's checksum compared.
+      over, its last member's checksum compared, and what a power loss left unwritten before it set aside in the same way.
     - A batch is written at the end in one go. When the disk takes only some of it, the file is cut back to the last whole member.
     - A segment that was deleted, moved or replaced, or whose folder was, is made anew.
-    - A clock that is set back does not lead to an older hour than one this appender has written to.
+    - A clock that is set back does not lead to an older hour than one this appender has written to, nor to one that is sealed: the
+      first hour after all sealed ones is taken instead.
     - Segments are 0600, opened without following symbolic links; anything but a regular file is refused.
     """
 
@@ -77,8 +82,10 @@ class Appender:
         """Up to here the file is known to be whole members (or damage that is not ours to touch)."""
         self._unsynced: list[int] = []
         """Descriptors to sync: the current one when it was written to, and those of hours gone by."""
+        self._failure: OSError | None = None
+        """A sync that failed and that `sync` has not told of yet."""
         self._new_names = False
-        """A file was created whose name is not yet sure to survive a power loss."""
+        """A file was opened whose name is not yet sure to survive a power loss, whoever made it."""
 
     @property
     def name(self) -> str:
@@ -87,28 +94,39 @@ class Appender:
 
     def append(self, members: Sequence[bytes], now: float) -> Appended:
         """Append `members`, whole, to the segment of `now` (unix seconds). Does not raise for anything the disk does."""
+        name = max(segment_name(now), self._name)
         try:
-            with self._locked(max(segment_name(now), self._name)):
-                set_aside = self._check_end()
-                count, error = self._write(members)
-                return Appended(count, error, set_aside)
+            for _ in range(_TRIES):
+                if self._fd < 0 or name != self._name:
+                    name = _unsealed(self._folder, name)
+                with self._locked(name):
+                    if not self._sealed():  # a seal is put there under the same lock
+                        set_aside = self._check_end()
+                        count, error = self._write(members)
+                        return Appended(count, error, set_aside)
+                self._forget()
+            raise Unwritable(errno.EBUSY, f"{name} is sealed faster than it can be opened")
         except OSError as error:
             self._forget()
             return Appended(0, error)
 
-    def recover(self) -> Path | None:
-        """Check the newest segment's end and set aside what is torn: what a crash in the hour before may have left. Raises OSError."""
-        found = segments(self._folder)
-        if not found or not found[-1].name.endswith(PLAIN):
-            return None
+    def recover(self) -> list[Path]:
+        """Check the two newest segments and set aside what a crash left in them; the quarantine files. Raises OSError.
+
+        Two: power may be lost in the first second of an hour, before what was written last in the hour before was synced.
+        """
+        found = [path.name for path in segments(self._folder)[-2:] if path.name.endswith(PLAIN)]
+        aside: list[Path | None] = []
         try:
-            with self._locked(found[-1].name):
-                set_aside = self._check_end()
-                self._unlink_if_empty()
-                return set_aside
+            for name in found:
+                with self._locked(name):
+                    if not self._sealed():
+                        aside.append(self._check_end())
+                        self._unlink_if_empty()
         finally:
             self._forget()
             self._name = ""  # looked at, not written to: it does not bind us to its hour
+        return [path for path in aside if path is not None]
 
     @contextmanager
     def held(self, name: str) -> Iterator[Held]:
@@ -121,7 +139,7 @@ class Appender:
             raise NotFound(f"there is no segment {name}")
         try:
             with self._locked(name):
-                sealed = seal_path(self._folder, hour_of(name)).exists()
+                sealed = self._sealed()
                 set_aside = None if sealed else self._check_end()
                 if not (sealed or self._end):
                     self._unlink_if_empty()
@@ -132,12 +150,13 @@ class Appender:
             self._name = ""
 
     def sync(self) -> None:
-        """Have everything appended so far on the disk (fdatasync; the folder too where a file is new). Raises OSError.
+        """Have everything appended so far on the disk (fdatasync; the folder too where a file is new to us). Raises OSError.
 
         A failure is never retried: the kernel has dropped the pages and a second call would only pretend (PostgreSQL, 2018). The
-        descriptor is let go, so that what is written later is told the truth about itself.
+        descriptor is let go, so that what is written later is told the truth about itself. Names are another matter: the folder is
+        synced again and again until it succeeds once.
         """
-        failure: OSError | None = None
+        failure, self._failure = self._failure, None
         for fd in self._unsynced:
             try:
                 os.fdatasync(fd)
@@ -148,13 +167,17 @@ class Appender:
         self._unsynced.clear()
         if failure is None and self._new_names:
             try:
-                sync_folder(self._folder)
+                self._sync_names()
             except OSError as error:
                 failure = error
-        self._new_names = False
         if failure is not None:
             self._forget()
             raise failure
+
+    def _sync_names(self) -> None:
+        sync_folder(self._folder)
+        sync_folder(self._folder.absolute().parent)  # another writer may have made the folder a moment ago
+        self._new_names = False
 
     def close(self) -> None:
         """Let go of the files. Does not sync. May be called twice."""
@@ -192,7 +215,6 @@ class Appender:
         except FileNotFoundError:
             make_folder(self._folder)
             fd = os.open(path, flags | os.O_CREAT, 0o600)
-            self._new_names = True
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise Unwritable(errno.ELOOP, f"{name} is a symbolic link: refused") from None
@@ -204,6 +226,7 @@ class Appender:
         if stat.S_IMODE(found.st_mode) != 0o600 and found.st_uid == os.geteuid():
             os.fchmod(fd, 0o600)  # a umask took bits away, or a copy tool gave some
         self._fd, self._name, self._end = fd, name, 0
+        self._new_names = True
         return fd
 
     def _still_there(self, fd: int, name: str) -> bool:
@@ -220,52 +243,30 @@ class Appender:
             os.close(self._fd)
         self._fd = -1
 
+    def _sealed(self) -> bool:
+        return is_sealed(self._folder, hour_of(self._name))
+
     def _check_end(self) -> Path | None:
-        """Bring `_end` to the end of the file; a torn end is set aside first. Raises OSError, and then nothing was cut off."""
+        """Bring `_end` to the end of the file; what a crash left is set aside first. Raises OSError, and then nothing was cut off."""
         size = os.fstat(self._fd).st_size
         if size == self._end:
             return None
-        start = self._end if self._end < size else 0
-        end = size
-        last: deque[Found] = deque(maxlen=_DOUBTED)
-        with open(self._fd, "rb", buffering=0, closefd=False) as file:
-            for each in scan(file, start):
-                if isinstance(each, Found):
-                    last.append(each)
-                elif each.torn:
-                    end = each.offset
-        while start == 0 and last and not self._sound(last[-1]):
-            end = last.pop().offset
-        set_aside = None if end == size else self._set_aside(end, size)
-        self._end = end
-        return set_aside
-
-    def _sound(self, last: Found) -> bool:
-        """After a power loss the length may be right and the data not there: is the last member really what was written?"""
-        if last.tag.length > _CHECKED:
-            return True
-        try:
-            unpack(os.pread(self._fd, last.tag.length, last.offset), limit=_CHECKED)
-        except DamagedMember:
-            return False
-        return True
-
-    def _set_aside(self, start: int, end: int) -> Path:
-        folder = self._folder / QUARANTINE
-        make_folder(folder)
-        when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        path = folder / f"{self._name}.{start}.{when}"
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.fchmod(target, 0o600)
-            _copy(self._fd, start, end, target)
-            os.fsync(target)
-        except OSError:
-            path.unlink(missing_ok=True)  # half a copy would say that the bytes are safe
-            raise
-        finally:
-            os.close(target)
-        os.ftruncate(self._fd, start)
+        found = survey(self._fd, self._end if self._end < size else 0, size)
+        if found.end == size and not found.lost:
+            self._end = size
+            return None
+        torn = [Span(found.end, size)] if found.end < size else []
+        path = set_aside(self._folder, self._name, self._fd, [*found.lost, *torn])
+        if found.lost:
+            new = rewritten(self._folder / self._name, self._fd, found.lost, found.end)
+            self._forget()
+            self._fd = new
+            self._end = os.fstat(new).st_size
+        else:
+            os.ftruncate(self._fd, found.end)
+            if self._durable:
+                os.fdatasync(self._fd)  # before anything is appended: a power loss must not mix the old end with the new
+            self._end = found.end
         return path
 
     def _write(self, members: Sequence[bytes]) -> tuple[int, OSError | None]:
@@ -280,12 +281,22 @@ class Appender:
             self._end += size
             if error is not None:
                 try:
-                    os.ftruncate(self._fd, self._end)
-                    self._unlink_if_empty()
+                    self._cut_back()
                 except OSError:
                     self._forget()  # the torn end is found, and set aside, when the segment is next opened
                 return count, error
         return count, None
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self._end)
+        if self._end == 0:
+            self._unlink_if_empty()
+        elif self._durable:
+            try:
+                os.fdatasync(self._fd)  # as above
+            except OSError as error:
+                self._failure = error  # told but once, so it is kept for `sync`
+                raise
 
     def _unlink_if_empty(self) -> None:
         """No bytes are no gzip: `zcat` would call it an error. Who waits for the lock will see that the file is gone."""
@@ -320,13 +331,12 @@ def _write_batch(fd: int, members: Sequence[bytes]) -> tuple[int, int, OSError |
     return count, size, error
 
 
-def _copy(source: int, start: int, end: int, target: int) -> None:
-    """Copy bytes as they are and holes as holes: a power loss can leave gigabytes of them, which then cost nothing."""
-    at = data_from(source, start)
-    while at is not None and at < end:
-        data = os.pread(source, min(_COPY, end - at), at)
-        if not data:
-            break
-        written = os.pwrite(target, data, at - start)
-        at = data_from(source, at + written)
-    os.ftruncate(target, end - start)
+def _unsealed(folder: Path, name: str) -> str:
+    """`name`, or the first hour after all sealed ones where it is not after them."""
+    sealed = newest_sealed(folder)
+    if hour_of(name) > sealed:
+        return name
+    try:
+        return plain_name(hour_after(sealed))
+    except (ValueError, OverflowError):  # a day that is none, or the year 9999
+        raise Unwritable(errno.EINVAL, f"the hour {sealed} is sealed, and no hour comes after it") from None

@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from rig_archive import HOUR, members, packed, zcat
+from rig_archive import HOUR, members, packed, until, zcat
 
 from archive.errors import Unwritable
-from archive.folder import QUARANTINE, make_folder, segment_name, segments
+from archive.folder import QUARANTINE, hour_of, make_folder, seal_path, segment_name, segments
 from archive.member import HEADER_LENGTH, scan, unpack
 from archive.segment import Appender
 
@@ -136,6 +136,100 @@ appender.close()
     for start in range(0, 4000, 1000):  # each writer's in its own order
         assert [number for number in found if start <= number < start + 1000] == list(range(start, start + 200))
     assert quarantined(tmp_path) == []
+
+
+# Sealed hours.
+
+
+def hour(number: int) -> str:
+    return hour_of(segment_name(HOUR + 3600 * number))
+
+
+def test_nothing_is_appended_to_a_sealed_hour(appender: Appender, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    assert appender.append([packed(0)], HOUR).count == 1
+    before = (folder / NAME).read_bytes()
+    seal_path(folder, hour(0)).touch()
+    late = Appender(folder)
+    assert appender.append([packed(1)], HOUR).error is None  # it had the segment open
+    assert late.append([packed(2)], HOUR).error is None
+    assert appender.append([packed(3)], HOUR + 3600).error is None
+    late.close()
+    assert (folder / NAME).read_bytes() == before
+    assert numbers(folder / segment_name(HOUR + 3600)) == [1, 2, 3]
+
+
+def test_a_late_writer_goes_on_after_all_sealed_hours(tmp_path: Path) -> None:
+    seal_path(tmp_path, hour(0)).touch()
+    seal_path(tmp_path, hour(2)).touch()
+    (tmp_path / f"{hour(3)}.jsonl.zst").touch()  # packed, and its seal is gone
+    seal_path(tmp_path, hour(8)).symlink_to(tmp_path / NAME)  # no seal of ours
+    (tmp_path / "2027-notes.seal.json").touch()
+    for late in (0, 1, 2, 3, -9999):  # an hour without a segment, too, is older than what is sealed
+        appender = Appender(tmp_path)
+        assert appender.append([packed(late + 9999)], HOUR + 3600 * late).error is None
+        appender.close()
+    assert [path.name for path in segments(tmp_path)] == [f"{hour(3)}.jsonl.zst", f"{hour(4)}.jsonl.gz"]
+    assert len(numbers(tmp_path / f"{hour(4)}.jsonl.gz")) == 5
+
+
+@pytest.mark.parametrize("sealed", ["9999-12-31T23", "2027-02-31T00"])
+def test_a_seal_that_no_hour_comes_after_is_an_error_not_a_crash(appender: Appender, tmp_path: Path, sealed: str) -> None:
+    make_folder(tmp_path / "archive")
+    seal_path(tmp_path / "archive", sealed).touch()
+    appended = appender.append([packed(0)], HOUR)
+    assert isinstance(appended.error, Unwritable)
+    assert "no hour comes after it" in str(appended.error)
+
+
+def test_looking_for_a_seal_costs_one_stat_a_batch(appender: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert appender.append([packed(0)], HOUR).count == 1
+    calls: list[str] = []
+    for name in ("stat", "scandir", "listdir", "lstat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *rest, _real=real, **named: (calls.append(str(path)), _real(path, *rest, **named))[1])
+    assert appender.append(members(50, start=1), HOUR).count == 50
+    assert [Path(call).name for call in calls if not call.endswith(NAME)] == [f"{hour(0)}.seal.json"]
+
+
+def test_writers_and_a_sealer_at_once_put_nothing_behind_a_seal(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from rig_archive import HOUR, members
+from archive.folder import seal_path
+from archive.segment import Appender
+start, folder, stop = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+appender = Appender(folder)
+number = start
+while number < start + 20 or not stop.exists():  # they are all late: their clock stands still
+    appended = appender.append(members(4, 500, start=number), HOUR)
+    assert appended.count == 4, appended
+    number += 4
+print(number)
+appender.close()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    folder, stop = tmp_path / "archive", tmp_path / "stop"
+    arguments = [[sys.executable, "-c", script, str(start), str(folder), str(stop)] for start in (0, 1_000_000, 2_000_000)]
+    children = [subprocess.Popen(each, env=environment, stdout=subprocess.PIPE, text=True) for each in arguments]
+    sealed: dict[str, bytes] = {}
+    try:
+        for number in range(6):
+            name = segment_name(HOUR + 3600 * number)
+            until(lambda name=name: (folder / name).exists() and (folder / name).stat().st_size > 20_000)
+            with Appender(folder).held(name):
+                sealed[name] = (folder / name).read_bytes()
+                seal_path(folder, hour_of(name)).touch()
+        until(lambda: len(segments(folder)) == 7)
+    finally:
+        stop.touch()
+        ends = [int(child.communicate(timeout=60)[0]) for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert {name: (folder / name).read_bytes() for name in sealed} == sealed
+    found = sorted(number for path in segments(folder) for number in numbers(path))
+    assert found == [number for start, end in zip((0, 1_000_000, 2_000_000), ends, strict=True) for number in range(start, end)]
+    assert quarantined(folder) == []
 
 
 # A disk that takes only some of it.
@@ -311,7 +405,7 @@ def test_no_empty_segment_stays_behind(appender: Appender, tmp_path: Path, monke
         assert appender.append([ONE], HOUR).count == 0
     assert segments(tmp_path / "archive") == []
     path = refilled(tmp_path / "archive", b"")  # killed between making the file and writing to it
-    assert appender.recover() is None
+    assert appender.recover() == []
     assert not path.exists()
 
 
@@ -377,11 +471,10 @@ def test_another_writers_torn_end_is_set_aside_while_we_run(appender: Appender, 
 def test_the_newest_segment_of_an_hour_gone_by_is_recovered(appender: Appender, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     path = refilled(folder, ONE + TWO[:-1])
-    aside = appender.recover()
-    assert aside is not None
+    (aside,) = appender.recover()
     assert aside.read_bytes() == TWO[:-1]
     assert numbers(path) == [0]
-    assert appender.recover() is None
+    assert appender.recover() == []
     assert appender.append([packed(5)], HOUR - 3600).error is None  # looking at an hour does not bind to it
     assert numbers(folder / segment_name(HOUR - 3600)) == [5]
 
