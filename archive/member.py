@@ -21,7 +21,21 @@ try:
 except ImportError:  # no wheel for this machine: four times slower, the same format
     import zlib as _fast  # type: ignore[no-redef]
 
-__all__ = ["FORMAT_VERSION", "HEADER_LENGTH", "TRAILER_LENGTH", "Damage", "Found", "Tag", "data_from", "pack", "read_tag", "scan", "unpack"]
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_LENGTH",
+    "TRAILER_LENGTH",
+    "Damage",
+    "Found",
+    "Tag",
+    "data_from",
+    "inflate",
+    "inflated",
+    "pack",
+    "read_tag",
+    "scan",
+    "unpack",
+]
 
 _InflateError: Final = cast(type[Exception], _fast.error)
 
@@ -119,6 +133,11 @@ def unpack(member: bytes, *, limit: int) -> bytes:
         raise DamagedMember("no member header")
     if tag.length != len(member):
         raise DamagedMember(f"{len(member)} bytes of a member of {tag.length}")
+    return inflate(member, limit=limit)
+
+
+def inflate(member: bytes | memoryview, *, limit: int) -> bytes:
+    """As `unpack`, for a member whose header and length were looked at already."""
     inflater = _fast.decompressobj(wbits=-15)
     body = memoryview(member)[HEADER_LENGTH:-TRAILER_LENGTH]
     try:
@@ -133,6 +152,32 @@ def unpack(member: bytes, *, limit: int) -> bytes:
     if crc != _fast.crc32(line) or size != len(line) & 0xFFFFFFFF:
         raise DamagedMember("the line is not the one that was written")
     return line
+
+
+def inflated(chunks: Iterator[bytes | memoryview], *, most: int) -> Iterator[bytes]:
+    """The same for a member of any length, given in chunks: its line in pieces of at most `most` bytes.
+
+    Raises DamagedMember, at the end too: until then nothing says that what was yielded is the line that was written.
+    """
+    inflater = _fast.decompressobj(wbits=31)
+    left: bytes | memoryview = b""
+    try:
+        for chunk in chunks:
+            left = chunk
+            while left or not inflater.eof:
+                piece = inflater.decompress(left, most)
+                left = inflater.unconsumed_tail
+                if not (piece or left):
+                    break
+                yield piece
+            if inflater.eof:
+                left = inflater.unused_data
+                break
+        ended = inflater.eof and not left and not any(map(len, chunks))
+    except _InflateError as error:
+        raise DamagedMember("the deflated data is damaged") from error
+    if not ended:
+        raise DamagedMember("the deflated data does not end where the member does")
 
 
 def scan(file: BinaryIO, start: int = 0) -> Iterator[Found | Damage]:
