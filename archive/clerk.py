@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from archive.record import id_text, new_id
 from archive.segment import Appender
 from archive.service import Event, event
 
-__all__ = ["Clerk", "Removal", "Removals", "alone", "user"]
+__all__ = ["Clerk", "Removal", "Removals", "alone", "user", "writer_of"]
 
 _LINE: Final = 64 << 20
 """A removal's line is read up to this length; a thousand removed records make about 400 KB."""
@@ -188,3 +189,12 @@ def _line(read: Callable[..., bytes], name: str, found: Found) -> Iterator[tuple
     kind = line.get("kind")
     if kind in ("forget", "prune", "close"):
         yield kind, found.tag.id, found.tag.seq, Place(name, found.offset, found.tag.length)
+
+
+_WRITER: Final = re.compile(rb'"writer":"([!#-\[\]-~]{1,64})"')
+
+
+def writer_of(begin: bytes) -> str | None:
+    """The writer of the line that begins so: its name is among the first keys, before anything that others could have written."""
+    match = _WRITER.search(begin[:1024])
+    return match[1].decode("ascii") if match is not None else None

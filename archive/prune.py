@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archive import skim
-from archive.clerk import Clerk, Removal, Removals
+from archive.clerk import Clerk, Removal, Removals, writer_of
 from archive.errors import ArchiveError, DamagedMember
 from archive.folder import INDEX, PACKED, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
 from archive.handle import Handle
@@ -206,16 +206,11 @@ def _into(into: dict[str, _Runs], name: str, first: int, last: int) -> _Runs:
     return runs
 
 
-_WRITER: Final = re.compile(rb'"writer":"([^"\\]{1,64})"')
-
-
 def _writer_of(handle: Handle, found: Found) -> str:
-    """The writer of a record: among the first of a line's keys, so only its beginning is inflated."""
-    pieces = handle.pieces(found.offset)
-    match = _WRITER.search(next(pieces, b"")[:1024])
-    if match is None:
+    name = writer_of(next(handle.pieces(found.offset), b""))  # only the beginning is inflated
+    if name is None:
         raise DamagedMember("the line names no writer")
-    return match[1].decode("utf-8", "replace")
+    return name
 
 
 def _seal(folder: Path, hour: str) -> tuple[str | None, str | None]:
