@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from archive import skim
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
@@ -21,7 +22,7 @@ from archive.record import id_text
 
 __all__ = ["Choice", "Chosen", "choose"]
 
-Json = dict[str, Any]
+_DIGITS: Final = re.compile(r"[0-9a-f]{8,32}")
 
 
 @dataclass(slots=True)
@@ -106,14 +107,9 @@ def _by(session: str | None, before: float | None) -> Fits:
 
 def _digits(text: str) -> str:
     digits = text.lower().replace("-", "")
-    known = id_text(bytes.fromhex(digits.ljust(32, "0"))) if len(digits) <= 32 and digits.isalnum() and _is_hex(digits) else ""
-    if len(digits) < 8 or text.lower() not in {digits, known[: len(text)]}:
+    if not _DIGITS.fullmatch(digits) or text.lower() not in {digits, id_text(bytes.fromhex(digits.ljust(32, "0")))[: len(text)]}:
         raise BadName(f"{text!r} is no id: an id is 32 hexadecimal digits, or the first 8 or more of them")
     return digits
-
-
-def _is_hex(digits: str) -> bool:
-    return all(digit in "0123456789abcdef" for digit in digits)
 
 
 def _only(text: str, chosen: list[Chosen]) -> None:
