@@ -16,13 +16,11 @@ from typing import Any, Final, NamedTuple
 from archive import skim
 from archive.errors import DamagedMember
 from archive.handle import Handle, Plain
+from archive.manifest import DIGEST_LENGTH
 from archive.member import Damage, Found, Tag, inflate, inflated
 from archive.record import id_text
 
-__all__ = ["DIGEST_LENGTH", "Checked", "Walk"]
-
-DIGEST_LENGTH: Final = 8
-"""Bytes of a SHA-256 that tell one record of an hour from another."""
+__all__ = ["Checked", "Walk"]
 
 _WINDOW: Final = 1 << 20
 """One read of the file takes so much, or a whole member."""
