@@ -96,6 +96,10 @@ def happened(event: _Event) -> Ended:
             return Ended("Stop", "note", f"It stopped cleanly after {_said(detail, 'written')} records.{tail}")
         case "gap":
             return Ended("Gap", "warn" if not detail.get("records") else "bad", _gap(detail))
+        case "forget":
+            return Ended("Forgotten", "note", _forgotten(detail))
+        case "prune":
+            return Ended("Removed", "note", _pruned(detail))
         case "damage":
             return Ended(
                 "Damage", "bad", f"These bytes are no readable record: {event.why}. What comes before and after is not touched by it."
@@ -123,6 +127,33 @@ def _gap(detail: Mapping[str, Any]) -> str:
     about = f", about {size(amount)}" if isinstance(amount, int) else ""
     lost = f"{_said(detail, 'records')} records of {_said(detail, 'exchanges')} exchanges{about}"
     return f"{lost} were not kept {span} They were relayed all the same."
+
+
+def _forgotten(detail: Mapping[str, Any]) -> str:
+    removed = [it for it in _list(detail, "removed") if isinstance(it, Mapping)]
+    exchanges = len({str(it.get("id")) for it in removed})
+    hours = len({str(it.get("segment")) for it in removed})
+    what = f"{_plural(len(removed), 'record')} of {_plural(exchanges, 'exchange')} in {_plural(hours, 'hour')}"
+    return f"{_said(detail, 'by')} had {what} removed: {_said(detail, 'why')}. All others are as they were."
+
+
+def _pruned(detail: Mapping[str, Any]) -> str:
+    hours = [it for it in _list(detail, "segments") if isinstance(it, Mapping)]
+    names = sorted(str(it.get("segment")) for it in hours)
+    records = sum(it["records"] for it in hours if isinstance(it.get("records"), int))
+    amount = sum(it["bytes"] for it in hours if isinstance(it.get("bytes"), int))
+    span = f", {names[0]} to {names[-1]}" if len(names) > 1 else f", {names[0]}" if names else ""
+    what = f"{_plural(len(hours), 'hour')}{span}, with {_plural(records, 'record')} in {size(amount)}"
+    return f"{_said(detail, 'by')} had {what} removed to keep within bounds: {_said(detail, 'why')}."
+
+
+def _plural(count: int, one: str) -> str:
+    return f"{count:,} {one}{'s' * (count != 1)}"
+
+
+def _list(detail: Mapping[str, Any], key: str) -> list[Any]:
+    found = detail.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _said(detail: Mapping[str, Any], key: str) -> str:

@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "show": ("look", "Show one exchange."),
     "tail": ("look", "Follow the recordings."),
     "verify": ("check", "Check that recordings are whole."),
+    "prune": ("keep", "Remove the oldest recordings, by the hour."),
+    "forget": ("keep", "Remove exchanges from the recordings."),
     "doctor": ("check", "Look for what would keep Verbatim from working here."),
     "demo": ("serve", "Start a demo upstream that needs no key."),
 }

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Final, Literal
 
 from archive.errors import ArchiveError
+from archive.folder import strangers
+from archive.keep import hours, outlook
 from archive.reader import Reader
 from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
 from archive.writer import Writer
-from gateway import __version__
+from gateway import __version__, alarms
+from gateway.alarms import Alarm
 from gateway.child import gateway_version, viewer_answers
+from gateway.logs import one_line
 from gateway.routes import Route
 from gateway.serving import listen
 from gateway.settings import Settings, SettingsError
-from gateway.values import show_size
+from gateway.values import show_bytes
 
 __all__ = ["Finding", "examine"]
 
@@ -32,8 +36,8 @@ State = Literal["ok", "warn", "fail"]
 
 EARLIEST: Final = 1_760_000_000.0
 """October 2025, before the first release: a clock that shows less is wrong, and so would be every file name and certificate check."""
-TIGHT: Final = 4
-"""Free space below so many times `min_free` is worth a word."""
+STRANGERS: Final = 5
+"""Foreign names told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     yield _port(settings.host, settings.port, "port")
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
-    yield from _disk(settings.archive, settings.min_free)
+    yield from _disk(settings, now())
     yield _round_trip()
     routes = [route for _, route in sorted(settings.routes.items())]
     with ThreadPoolExecutor(max(1, len(routes))) as pool:
@@ -75,7 +79,8 @@ def _port(host: str, port: int, setting: Literal["port", "viewer_port"]) -> Find
     return Finding("ok", about, f"{shown} is free")
 
 
-def _disk(folder: Path, min_free: int) -> Iterator[Finding]:
+def _disk(settings: Settings, now: float) -> Iterator[Finding]:
+    folder = settings.archive
     place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -90,16 +95,25 @@ def _disk(folder: Path, min_free: int) -> Iterator[Finding]:
     yield Finding("ok", "folder", f"{folder} can be written to" if folder.exists() else f"{folder} can be made")
     if folder.exists() and (mode := folder.stat().st_mode & 0o077):
         yield Finding("warn", "permissions", f"{folder} is open to other users (mode {0o700 | mode:o})", f"chmod 700 {folder}")
+    if foreign := strangers(folder):
+        text = f"{len(foreign)} names in {folder} are none of ours; they are left alone: {', '.join(foreign[:STRANGERS])}"
+        yield Finding("warn", "foreign files", one_line(text), "move them elsewhere")
     free = shutil.disk_usage(place).free
-    text = f"{free / 2**30:.1f} GiB free"
-    if free < min_free:
-        yield Finding(
-            "fail", "disk", f"{text}, less than min_free = {show_size(min_free)}: recording would pause", "make room, or lower min_free"
-        )
-    elif free < min_free * TIGHT:
-        yield Finding("warn", "disk", f"{text}; recording pauses below {show_size(min_free)}", "make room soon")
-    else:
-        yield Finding("ok", "disk", text)
+    tight = alarms.space(free, settings.min_free)
+    yield _finding(tight, "disk", f"{show_bytes(free)} free")
+    seen = outlook(
+        hours(folder),
+        free=max(0, free - settings.min_free),
+        keep_days=settings.keep_days,
+        keep_bytes=settings.keep_bytes,
+        now=now,
+    )
+    lasts = f"; at this rate the disk lasts {seen.days:.0f} days" if seen.days is not None else ""
+    yield _finding(alarms.growth(seen, settings), "growth", f"{show_bytes(seen.bytes_a_day)} a day{lasts}")
+
+
+def _finding(alarm: Alarm | None, about: str, text: str) -> Finding:
+    return Finding("ok", about, text) if alarm is None else Finding(alarm.state, about, alarm.text, alarm.advice)
 
 
 def _round_trip() -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["BadValueError", "boolean", "duration", "number", "show_duration", "show_size", "size"]
+__all__ = ["BadValueError", "boolean", "duration", "number", "show_bytes", "show_duration", "show_size", "size"]
 
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)\Z")
 
@@ -79,6 +79,16 @@ def show_size(count: int) -> str:
         if count and count % factor == 0:
             return f"{count // factor}{unit}"
     return str(count)
+
+
+def show_bytes(count: float) -> str:
+    """About `count` bytes, for people: "812 B", "1.4 KiB", "23 MiB"."""
+    unit = "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if count < 1024:
+            break
+        count, unit = count / 1024, bigger
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
 
 
 def show_duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from samples import HOUR, in_parts, parsed, whole
 
 from archive import line as line_module
 from archive.folder import segments
-from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
+from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line, to_line
 from archive.record import Body, BodyStream, Client, End, EndReason, Message, Record, Redaction, Timing, Upstream, new_id
 from archive.writer import Writer
 
@@ -307,6 +307,14 @@ def test_the_archives_own_lines_have_one_form() -> None:
     span = {"since": "2026-11-19T10:00:00.000000Z", "until": "2026-11-19T10:00:02.000000Z"}
     told = {**span, "records": 5, "exchanges": 4, "bytes": 99, "why": "no space"}
     assert json.loads(gap) == {**common, "kind": "gap", "gap": told}
+    removed = [
+        {"segment": "2026-11-19T10", "index": 4, "id": "x", "part": 0, "writer": "o", "seq": 4, "digest": "d", "member": "m", "bytes": 9}
+    ]
+    forget = forget_line(writer="w", seq=3, at=HOUR + 0.5, by="me@here", why="asked for", removed=removed)
+    assert json.loads(forget) == {**common, "kind": "forget", "forget": {"by": "me@here", "why": "asked for", "removed": removed}}
+    hours = [{"segment": "2026-11-19T10", "records": 4, "bytes": 9, "root": None, "seal": None, "writers": []}]
+    prune = prune_line(writer="w", seq=3, at=HOUR + 0.5, by="me@here", why="older than 30 days", segments=hours)
+    assert json.loads(prune) == {**common, "kind": "prune", "prune": {"by": "me@here", "why": "older than 30 days", "segments": hours}}
 
 
 def test_zcat_and_jq_read_the_file(tmp_path: Path) -> None:

@@ -51,6 +51,21 @@ def test_a_writer_is_gone_when_something_shows_it(events: list[Event], alive: bo
         assert writers.knows("w") is any(each.writer == "w" for each in events)
 
 
+@pytest.mark.parametrize("kind", ["forget", "prune"])
+def test_one_that_only_removes_does_not_take_a_recorders_place(kind: str) -> None:
+    """A removal on another machine, or in another container, is no sign that the recorder is gone."""
+    removal = Event(kind, Place("2026-11-19T10.jsonl.gz", 61, 1), writer="remover", seq=1, detail={})  # type: ignore[arg-type]
+    for order in ([opened("w", 0, host="there"), opened("remover", 60, pid=3), removal], [removal, opened("remover", 60, pid=3)]):
+        writers = Writers(host="here", running=lambda _: True)
+        writers.learn(order)
+        assert not writers.gone("w", last=LAST)
+
+
+@pytest.mark.parametrize("kind", ["open", "close", "gap", "forget", "prune"])
+def test_every_kind_of_own_line_becomes_an_event(kind: str) -> None:
+    assert event({**LINE, "kind": kind, kind: {"why": "w"}}, Place("s", 1, 2)).kind == kind
+
+
 def test_a_line_of_the_archives_own_becomes_an_event() -> None:
     made = event(LINE, Place("s", 1, 2))
     assert (made.kind, made.writer, made.seq, made.detail) == ("open", "w", 0, {"host": "h", "pid": 1})

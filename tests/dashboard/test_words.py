@@ -88,3 +88,19 @@ def test_a_gap_says_what_was_lost() -> None:
         "3 records of 2 exchanges, about 2.0 KiB were not kept from 10:00 to 10:01: no space."
     )
     assert "Nothing was lost" in happened(Event("gap", {**gap, "records": 0})).sentence
+
+
+def test_a_removal_says_who_what_and_why() -> None:
+    removed = [{"id": "a", "segment": "2026-11-19T10"}, {"id": "a", "segment": "2026-11-19T11"}, {"id": "b", "segment": "2026-11-19T11"}, 7]
+    forgotten = happened(Event("forget", {"by": "me@here", "why": "asked for", "removed": removed}))
+    assert forgotten.label == "Forgotten"
+    assert forgotten.sentence == "me@here had 3 records of 2 exchanges in 2 hours removed: asked for. All others are as they were."
+    hours = [{"segment": "2026-11-19T10", "records": 1200, "bytes": 2048}, {"segment": "2026-11-19T09", "records": None}, "x"]
+    pruned = happened(Event("prune", {"by": "me@here", "why": "older than 30 days", "segments": hours}))
+    assert pruned.sentence == (
+        "me@here had 2 hours, 2026-11-19T09 to 2026-11-19T10, with 1,200 records in 2.0 KiB removed to keep within bounds: "
+        "older than 30 days."
+    )
+    for kind in ("forget", "prune"):
+        assert "unknown" in happened(Event(kind, {})).sentence
+        assert "unknown" in happened(Event(kind, {"removed": 5, "segments": {}})).sentence

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from commandline import running, wait_for
 
+from archive.folder import segment_name
 from gateway import doctor
 from gateway.cli import cli
 from gateway.doctor import Finding, examine
@@ -79,7 +81,7 @@ def test_all_is_well_on_a_sound_machine(tmp_path: Path) -> None:
         findings = list(examine(given))
     assert {finding.state for finding in findings} == {"ok"}, findings
     assert [finding.about for finding in findings] == [
-        *("gateway port", "viewer port", "folder", "disk", "archive"),
+        *("gateway port", "viewer port", "folder", "disk", "growth", "archive"),
         *("route anthropic", "route gemini", "route openai", "clock"),
     ]
     assert not (tmp_path / "archive").exists()
@@ -123,6 +125,47 @@ def test_a_folder_open_to_others_is_warned_of(tmp_path: Path) -> None:
 def test_little_room_on_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free << 20))
     assert found(settings(tmp_path, min_free="100MiB" if free > 100 else "101MiB"), "disk").state == state
+
+
+def grown(folder: Path, size: int) -> None:
+    """The archive of a day, as the names of its files have it."""
+    for number in range(24):
+        (folder / segment_name(time.time() - number * 3600)).write_bytes(bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("more", "free", "state"),
+    [
+        ({}, 100, "warn"),
+        ({}, 1000, "ok"),
+        ({"min_free": "900KiB"}, 1000, "warn"),
+        ({"keep_days": 2}, 100, "ok"),
+        ({"keep_days": 30}, 100, "warn"),
+        ({"keep_bytes": "50KiB"}, 100, "ok"),
+    ],
+    ids=str,
+)
+def test_a_filling_disk_is_told_of_while_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, object], free: int, state: str
+) -> None:
+    grown(tmp_path, 1024)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free << 10))
+    finding = found(settings(tmp_path, **more), "growth")
+    assert finding.state == state, finding
+    if state == "warn":
+        assert "at this rate the disk is full in" in finding.text
+        assert "keep_days or keep_bytes" in finding.advice
+        assert all(name in finding.text for name in more if name.startswith("keep"))
+
+
+def test_foreign_names_in_the_folder_are_listed(tmp_path: Path) -> None:
+    grown(tmp_path, 1)
+    (tmp_path / "notes\n.txt").touch()
+    (tmp_path / "2026-11-19T10.jsonl.gz").symlink_to("notes")
+    finding = found(settings(tmp_path), "foreign files")
+    assert finding.state == "warn"
+    assert "2 names" in finding.text
+    assert "2026-11-19T10.jsonl.gz, notes\\n.txt" in finding.text
 
 
 def test_a_record_that_cannot_be_written_back_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

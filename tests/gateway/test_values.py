@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.values import BadValueError, boolean, duration, number, show_duration, show_size, size
+from gateway.values import BadValueError, boolean, duration, number, show_bytes, show_duration, show_size, size
 
 
 @given(st.integers(0, 1 << 50))
@@ -41,3 +41,11 @@ def test_what_is_no_whole_number_is_refused(value: object) -> None:
 def test_what_is_no_switch_is_refused(value: object) -> None:
     with pytest.raises(BadValueError):
         boolean(value)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (812, "812 B"), (1434, "1.4 KiB"), (23 << 20, "23 MiB"), (5 << 40, "5.0 TiB"), (5000 << 40, "5000 TiB")],
+)
+def test_about_so_many_bytes(count: int, shown: str) -> None:
+    assert show_bytes(count) == shown

@@ -1,0 +1,198 @@
+"""`verbatim prune` and `verbatim forget`: the two commands that remove recordings. Each shows what would go, and asks."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from archive import keep, upkeep
+from archive.choice import Choice, Chosen, choose
+from archive.clerk import Removals, alone, user
+from archive.errors import ArchiveError
+from archive.forget import carry_out as forget_records
+from archive.keep import Plan
+from archive.prune import carry_out as remove_hours
+from archive.record import id_text
+from gateway import __version__
+from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.logs import one_line
+from gateway.values import show_bytes
+
+SHOWN: Final = 20
+"""Hours or exchanges that a plan shows one by one."""
+
+AGES: Final = {"m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_AGE: Final = re.compile(r"([0-9]{1,6}) ?([a-z]+)")
+
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show what would go.")
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+JSON = click.option("--json", "as_json", is_flag=True, help="The plan as one JSON object; with --dry-run or --yes.")
+
+
+@click.command()
+@DRY_RUN
+@YES
+@JSON
+@settings_options("archive", "keep_days", "keep_bytes")
+def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
+    """Remove the oldest recordings, by the hour, to keep within bounds.
+
+    The bounds are the settings keep_days and keep_bytes, which `verbatim serve` keeps to by itself. Shows first what would go, and asks.
+    The current hour never goes. What went, and when, stays written in the recordings.
+
+    \b
+    Examples:
+      verbatim prune --dry-run
+      verbatim prune --keep-days 30
+      verbatim prune --keep-bytes 50GiB --yes
+    """
+    settings = read_settings(flags, exists="prune")
+    if not (settings.keep_days or settings.keep_bytes):
+        raise WrongInput("nothing says what to keep: give --keep-days or --keep-bytes, or set keep_days or keep_bytes")
+    _ask_somehow(dry_run, yes, as_json)
+    folder = settings.archive
+    try:
+        plan = keep.plan(folder, keep_days=settings.keep_days, keep_bytes=settings.keep_bytes, now=time.time())
+        _show(_pruning(plan), _pruning_json(plan), as_json)
+        if plan.doomed and _agreed(dry_run, yes, "Remove them?"):
+            with alone(folder):
+                upkeep.finish(folder, Removals(folder), version=__version__)
+                freed = remove_hours(folder, plan.doomed, by=user(), version=__version__)
+            _say(f"Removed: {len(plan.doomed)} hours, {show_bytes(freed)}.", as_json)
+    except (ArchiveError, OSError) as error:
+        raise WrongInput(_could_not(error)) from None
+
+
+@click.command()
+@click.argument("ids", nargs=-1)
+@click.option("--session", help="All exchanges of this session.")
+@click.option("--before", metavar="DATE|AGE", help="All exchanges that began before: 2026-11-20, 2026-11-20T10:30 (UTC), 30d, 12h.")
+@click.option("--why", metavar="TEXT", help="The reason, to be kept in the recordings. It must not quote what is to be forgotten.")
+@DRY_RUN
+@YES
+@JSON
+@settings_options("archive")
+def forget(
+    ids: tuple[str, ...], session: str | None, before: str | None, why: str | None, dry_run: bool, yes: bool, as_json: bool, **flags: Any
+) -> None:
+    """Remove exchanges from the recordings, so that nothing of them is left.
+
+    Shows first what would go, and asks. All other records stay byte for byte as they are; that something was removed, by whom and when,
+    stays written in the recordings, with digests, so that `verbatim verify` can still prove the rest. An exchange that still runs stays.
+    Copies elsewhere (backups, snapshots) are not reached.
+
+    \b
+    Examples:
+      verbatim forget 01934f7e-8a6b-7c3d-9e1f-2a3b4c5d6e7f
+      verbatim forget --session run-20261120T101500Z-1a2b3c
+      verbatim forget --before 90d --dry-run
+    """
+    if bool(ids) == bool(session is not None or before is not None):
+        raise WrongInput("say what to forget: ids, or --session NAME, or --before DATE|AGE")
+    limit = None if before is None else _moment(before, time.time())
+    folder = read_settings(flags, exists="forget").archive
+    _ask_somehow(dry_run, yes, as_json)
+    reason = why or ("asked for by id" if ids else "asked for by session" if session is not None else f"older than {before}")
+    try:
+        chosen = choose(folder, ids=ids, session=session, before=limit)
+        if ids and chosen.running:
+            raise WrongInput(f"{id_text(chosen.running[0].id)} is still running; forget it when it has ended")
+        _show(_forgetting(chosen), _forgetting_json(chosen), as_json)
+        if chosen.chosen and _agreed(dry_run, yes, "Forget them for good?"):
+            with alone(folder):
+                upkeep.finish(folder, Removals(folder), version=__version__)
+                count = forget_records(folder, {it.id for it in chosen.chosen}, by=user(), why=reason, version=__version__)
+            _say(f"Forgotten: {count} records of {len(chosen.chosen)} exchanges.", as_json)
+    except (ArchiveError, OSError) as error:
+        raise WrongInput(_could_not(error)) from None
+
+
+def _moment(text: str, now: float) -> float:
+    """Unix seconds of a date, or of an age before `now`. Raises WrongInput."""
+    age = _AGE.fullmatch(text.strip().lower())
+    if age is not None and age[2] in AGES:
+        return now - int(age[1]) * AGES[age[2]]
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise WrongInput(f"--before: {text!r} is no date or age; write 2026-11-20, 2026-11-20T10:30, 30d or 12h") from None
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _ask_somehow(dry_run: bool, yes: bool, as_json: bool) -> None:
+    if as_json and not (dry_run or yes):
+        raise WrongInput("--json asks nobody: give --dry-run or --yes with it")
+
+
+def _agreed(dry_run: bool, yes: bool, question: str) -> bool:
+    if dry_run:
+        return False
+    if yes:
+        return True
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        raise WrongInput("nobody answered, so nothing was removed; --yes removes without asking") from None
+
+
+def _show(lines: Iterator[str], as_object: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(as_object, ensure_ascii=False))
+        return
+    for line in lines:
+        click.echo(one_line(line))
+
+
+def _say(text: str, as_json: bool) -> None:
+    if not as_json:
+        click.echo(text)
+
+
+def _could_not(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"it was not done, or not to its end: {text}; the same command again goes on with it"
+
+
+def _pruning(plan: Plan) -> Iterator[str]:
+    for each in plan.doomed[:SHOWN]:
+        yield f"{each.hour}  {each.records:>9} records  {show_bytes(each.bytes):>9}  {each.why}"
+    if len(plan.doomed) > SHOWN:
+        yield f"... and {len(plan.doomed) - SHOWN} hours more, up to {plan.doomed[-1].hour}"
+    what = f"{len(plan.doomed)} hours go: {plan.records} records, {show_bytes(plan.bytes)}" if plan.doomed else "Nothing goes"
+    yield f"{what}. {plan.hours_left} hours stay, {show_bytes(plan.bytes_left)}."
+    if plan.over:
+        yield f"The current hour alone is {show_bytes(plan.over)} beyond keep_bytes; it never goes."
+
+
+def _pruning_json(plan: Plan) -> dict[str, Any]:
+    rows = [{"hour": it.hour, "records": it.records, "bytes": it.bytes, "why": it.why} for it in plan.doomed]
+    left = {"hours_left": plan.hours_left, "bytes_left": plan.bytes_left, "bytes_over": plan.over}
+    return {"hours": rows, "records": plan.records, "bytes": plan.bytes, **left}
+
+
+def _forgetting(found: Choice) -> Iterator[str]:
+    for each in found.chosen[:SHOWN]:
+        yield f"{each.at:%Y-%m-%d %H:%M:%S}  {id_text(each.id)}  {each.records} record{'s' * (each.records != 1)}  {show_bytes(each.bytes)}"
+    if len(found.chosen) > SHOWN:
+        yield f"... and {len(found.chosen) - SHOWN} exchanges more, up to {found.chosen[-1].at:%Y-%m-%d %H:%M:%S}"
+    hours = {hour for each in found.chosen for hour in each.hours}
+    records, size = sum(it.records for it in found.chosen), sum(it.bytes for it in found.chosen)
+    what = f"{len(found.chosen)} exchanges are forgotten: {records} records in {len(hours)} hours, {show_bytes(size)}"
+    yield what + "." if found.chosen else "Nothing recorded fits."
+    if found.running:
+        yield f"{len(found.running)} exchanges that fit still run, and stay."
+
+
+def _forgetting_json(found: Choice) -> dict[str, Any]:
+    return {"exchanges": [_row(each) for each in found.chosen], "running": [id_text(each.id) for each in found.running]}
+
+
+def _row(each: Chosen) -> dict[str, Any]:
+    at = each.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"id": id_text(each.id), "at": at, "records": each.records, "bytes": each.bytes, "hours": each.hours}
