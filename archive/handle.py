@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from archive.errors import BadName, DamagedMember, NotFound
-from archive.folder import SEGMENT_NAME
+from archive.folder import PACKED, SEGMENT_NAME
 from archive.member import HEADER_LENGTH, Damage, Found, read_tag, scan, unpack
 
 __all__ = ["Handle", "Plain", "open_file", "open_segment"]
@@ -83,6 +83,10 @@ def open_file(path: Path) -> Handle:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise NotFound(f"segment {path.name} is no regular file")
+    if path.name.endswith(PACKED):
+        from archive.packed import Packed  # most archives hold none, and zstd takes 10 ms to import
+
+        return Packed(fd, path.name)
     return Plain(fd, path.name)
 
 
