@@ -82,8 +82,6 @@ class Appender:
         """Up to here the file is known to be whole members (or damage that is not ours to touch)."""
         self._unsynced: list[int] = []
         """Descriptors to sync: the current one when it was written to, and those of hours gone by."""
-        self._failure: OSError | None = None
-        """A sync that failed and that `sync` has not told of yet."""
         self._new_names = False
         """A file was opened whose name is not yet sure to survive a power loss, whoever made it."""
 
@@ -156,7 +154,7 @@ class Appender:
         descriptor is let go, so that what is written later is told the truth about itself. Names are another matter: the folder is
         synced again and again until it succeeds once.
         """
-        failure, self._failure = self._failure, None
+        failure: OSError | None = None
         for fd in self._unsynced:
             try:
                 os.fdatasync(fd)
@@ -281,22 +279,12 @@ class Appender:
             self._end += size
             if error is not None:
                 try:
-                    self._cut_back()
+                    os.ftruncate(self._fd, self._end)
+                    self._unlink_if_empty()
                 except OSError:
                     self._forget()  # the torn end is found, and set aside, when the segment is next opened
                 return count, error
         return count, None
-
-    def _cut_back(self) -> None:
-        os.ftruncate(self._fd, self._end)
-        if self._end == 0:
-            self._unlink_if_empty()
-        elif self._durable:
-            try:
-                os.fdatasync(self._fd)  # as above
-            except OSError as error:
-                self._failure = error  # told but once, so it is kept for `sync`
-                raise
 
     def _unlink_if_empty(self) -> None:
         """No bytes are no gzip: `zcat` would call it an error. Who waits for the lock will see that the file is gone."""

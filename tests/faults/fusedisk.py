@@ -50,11 +50,13 @@ class Change(NamedTuple):
 
     at: float
     what: str
-    """write, truncate, fsync: of the file `node`; make, remove, fsyncdir: in the folder `node`."""
+    """write, truncate, fsync: of the file `node`; make, remove, rename, fsyncdir: in the folder `node`."""
     node: int
     handle: int = 0
     offset: int = 0
+    """Where it was written; the new size; the folder that it was moved to."""
     data: bytes = b""
+    """What was written; the new name."""
     name: str = ""
     child: int = 0
     folder: bool = False
@@ -199,8 +201,7 @@ class Disk:
         del self.nodes[node].names[old]
         self.nodes[target].names[new] = number
         self.nodes[number].path = f"{self.nodes[target].path}/{new}"
-        self._note("remove", node, name=old)
-        self._note("make", target, name=new, child=number, folder=stat.S_ISDIR(self.nodes[number].mode))
+        self._note("rename", node, name=old, child=number, offset=target, data=new.encode(), folder=stat.S_ISDIR(self.nodes[number].mode))
         return b""
 
     def readdir(self, node: int, body: bytes) -> bytes:
