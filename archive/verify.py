@@ -1,225 +1,300 @@
-"""Is an archive sound and complete? Answered offline, with nothing but its files, as values; nothing is printed, repaired or written.
+"""Is an archive complete and as it was? Answered offline, with nothing but its files, as values; nothing is printed, repaired or written.
 
-Every member is inflated, its checksum compared and its line read; then the writers' sequence numbers are counted. A number may be
-absent only where a gap line accounts for it.
+Every line is inflated once, its checksum compared and its hash taken; then writers' numbers are counted (`archive.ledger`), hours held
+against their seals (`archive.compare` names what differs) and seals against each other (`archive.chain`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import fcntl
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from archive import skim
-from archive.errors import DamagedMember
-from archive.folder import segments
-from archive.handle import Handle, open_file
-from archive.member import Damage, Found
-from archive.record import id_text
+from archive.chain import Chain, Link, read_link
+from archive.compare import compare
+from archive.errors import DamagedMember, NotFound
+from archive.folder import SEGMENT_NAME, hour_of, segments, strangers
+from archive.handle import Handle, Plain, open_file
+from archive.ledger import Claim, Ledger, Log, Told
+from archive.manifest import Seal
+from archive.member import Damage
+from archive.merkle import Frontier
+from archive.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, WriterFound, sentence
+from archive.seal import read_seal, sealed_hours
+from archive.walk import Checked, Walk
 
-__all__ = ["Damaged", "Gap", "Numbers", "Report", "WriterFound", "verify"]
+__all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "WriterFound", "verify"]
 
 _MOST: Final = 1000
 """Damages listed one by one; more are counted."""
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """Bytes that are no sound member."""
-
-    file: Path
-    offset: int
-    length: int
-    why: str
-    torn: bool = False
-    """It is the file's end: a crash in mid-write, or a write that is going on now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """A run of sequence numbers of one writer, both ends included."""
-
-    writer: str
-    first: int
-    last: int
-
-    @property
-    def count(self) -> int:
-        return self.last - self.first + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A loss that the archive itself tells of: a gap line."""
-
-    writer: str
-    seq: int
-    since: str
-    until: str
-    records: int
-    exchanges: int
-    bytes: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WriterFound:
-    """A writer and what became of it. Not closed: still running, or killed, and then what it had queued is lost."""
-
-    id: str
-    opened: bool
-    closed: bool
-    last: int
-    """Its highest number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found."""
-
-    complete: bool
-    """Nothing is damaged, nothing is there twice, and of every writer each number up to its last is there or told of by a gap line."""
-    files: int
-    bytes: int
-    members: int
-    exchanges: int
-    damaged: list[Damaged]
-    """In the order of the files; at most 1,000, `damages` counts them all."""
-    damages: int
-    missing: list[Numbers]
-    """Numbers that are neither there nor told of. A writer's beginning that lies in a file not given is missing, too."""
-    repeated: list[Numbers]
-    """Numbers that are there more than once."""
-    gaps: list[Gap]
-    writers: list[WriterFound]
-
-
-def verify(paths: Iterable[Path]) -> Report:
-    """Check segments, and all segments of folders. Blocks for as long as inflating them takes; memory is bounded but for the ids.
-
-    Raises NotFound for a path that is not there, or is neither a folder nor a regular file. Symbolic links are not followed.
-    """
-    ledger = _Ledger()
-    for path in _files(paths):
-        ledger.file(path)
-    return ledger.report()
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            files += segments(path)
-        else:
-            files.append(path)
-    return list(dict.fromkeys(files))
+_PATIENCE: Final = 1.0
+"""Seconds to wait for a writer in the middle of a batch; a disk that hangs must not keep us."""
 
 
 @dataclass(slots=True)
-class _Writer:
-    runs: list[list[int]] = field(default_factory=list)
-    """[first, last] in the order in which they were met; a writer's lines are in order, so they are few."""
-    opened: bool = False
-    closed: bool = False
-
-    def add(self, first: int, last: int) -> None:
-        if self.runs and self.runs[-1][1] + 1 == first:
-            self.runs[-1][1] = last
-        elif first <= last:
-            self.runs.append([first, last])
+class _Task:
+    path: Path
+    sealed: bool
+    """Look for a seal beside it."""
 
 
-class _Ledger:
-    """What has been found so far."""
+@dataclass(slots=True)
+class _Facts:
+    """What one file holds; small, whatever the file's size."""
 
-    def __init__(self) -> None:
-        self._files = 0
-        self._bytes = 0
-        self._members = 0
-        self._ids: set[bytes] = set()
+    path: Path
+    bytes: int
+    log: Log
+    sha256: str | None = None
+    root: str = ""
+    records: int = 0
+    exchanges: int = 0
+    line_bytes: int = 0
+    since: str | None = None
+    until: str | None = None
+    damaged: list[Damaged] = field(default_factory=list)
+    plain: bool = True
+    link: Link | None = None
+
+    @property
+    def seal(self) -> Seal | None:
+        return None if self.link is None else self.link.seal
+
+    def fits(self, seal: Seal) -> bool:
+        """Whether the sums are those of the seal. A packed hour has the same lines in another file."""
+        lines = (self.root, self.records, self.line_bytes) == (seal.root, seal.records, seal.line_bytes)
+        return lines and (not self.plain or (self.sha256, self.bytes) == (seal.sha256, seal.bytes))
+
+
+def verify(
+    paths: Iterable[Path], *, key: str | None = None, jobs: int = 1, progress: Callable[[Path, int], object] | None = None
+) -> Report:
+    """Check segments, and all segments and seals of folders. Blocks for as long as inflating them takes (a second per 400 MB of lines),
+    in `jobs` processes. `key`: the public key that must have signed. `progress` hears of each file that is done, with its bytes.
+
+    A file given by itself is held against its seal, not against its neighbours. Memory is bounded, but for 300 bytes a record of an hour
+    that is not as it was sealed. Raises NotFound for a path that is not there, or is neither a folder nor a regular file, OSError for
+    what the disk does. Symbolic links are not followed.
+    """
+    folders, tasks = _tasks(paths)
+    facts = []
+    for each in _walked(tasks, jobs):
+        facts.append(each)
+        if progress is not None:
+            progress(each.path, each.bytes)
+    return _Judgement(folders, facts, key).report()
+
+
+def _tasks(paths: Iterable[Path]) -> tuple[list[Path], list[_Task]]:
+    folders, tasks = list[Path](), dict[Path, _Task]()
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            folders.append(path)
+            tasks.update((each, _Task(each, sealed=True)) for each in segments(path))
+        elif path.suffix == ".json":
+            raise NotFound(f"{path} is no segment; `verbatim check-proof` checks a proof, and a seal is checked with its segment")
+        else:
+            tasks[path] = _Task(path, sealed=bool(SEGMENT_NAME.fullmatch(path.name)))
+    return list(dict.fromkeys(folders)), list(tasks.values())
+
+
+def _walked(tasks: Sequence[_Task], jobs: int) -> Iterable[_Facts]:
+    if jobs <= 1 or len(tasks) <= 1:
+        yield from map(_facts, tasks)
+        return
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_facts, tasks)
+
+
+# One file.
+
+
+def _facts(task: _Task) -> _Facts:
+    link = read_link(task.path.parent, hour_of(task.path.name)) if task.sealed else None
+    with open_file(task.path) as handle:
+        walk = Walk(handle, end=handle.end() if link is not None else _end_between_batches(handle))
+        facts = _Facts(task.path, 0, Log(), plain=isinstance(handle, Plain), link=link)
+        frontier = Frontier()
+        for each in walk:
+            if isinstance(each, Damage):
+                _damage(facts, each)
+            else:
+                _record(facts, frontier, each)
+    facts.bytes, facts.sha256 = walk.bytes, walk.sha256
+    facts.root, facts.records = frontier.root().hex(), len(frontier)
+    return facts
+
+
+def _record(facts: _Facts, frontier: Frontier, each: Checked) -> None:
+    frontier.push(each.leaf)
+    facts.line_bytes += each.size
+    if each.own is not None:
+        try:
+            facts.log.own(each.own)
+        except DamagedMember as error:
+            _damage(facts, Damage(each.offset, each.tag.length, str(error), torn=False))
+            return
+    elif not each.tag.part:
+        facts.exchanges += 1
+    facts.log.record(each.writer, each.tag.seq, each.at)
+    facts.since = facts.since or each.at
+    facts.until = each.at
+
+
+def _damage(facts: _Facts, damage: Damage) -> None:
+    facts.log.damages += 1
+    if len(facts.damaged) < _MOST:
+        facts.damaged.append(Damaged(facts.path, damage.offset, damage.length, damage.why, damage.torn))
+
+
+def _end_between_batches(handle: Handle) -> int:
+    """Where the segment ends while nobody is appending: a batch under way is no torn end. Waits a second at most."""
+    if not isinstance(handle, Plain):
+        return handle.end()
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(handle.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+            continue
+        except OSError:  # a file system without locks: nobody writes there
+            break
+        end = handle.end()
+        fcntl.flock(handle.fileno(), fcntl.LOCK_UN)
+        return end
+    return handle.end()
+
+
+# All files.
+
+
+class _Judgement:
+    """What the files say together."""
+
+    def __init__(self, folders: Sequence[Path], facts: Sequence[_Facts], key: str | None) -> None:
+        self._folders = folders
+        self._facts = facts
+        self._key = key
+        self._told = [told for each in facts for told in each.log.told]
+        self._removed: dict[str, dict[int, str]] = {}
+        for it in (it for told in self._told for it in told.records):
+            self._removed.setdefault(it.segment, {})[it.index] = it.digest
+        self._pruned = {hour.segment: hour.seal for told in self._told for hour in told.hours}
+        self._there = {hour_of(each.path.name): each for each in facts}
         self._damaged: list[Damaged] = []
         self._damages = 0
-        self._gaps: list[Gap] = []
-        self._writers: dict[str, _Writer] = {}
-
-    def file(self, path: Path) -> None:
-        with open_file(path) as handle:
-            self._files += 1
-            self._bytes += handle.end()
-            for each in handle.scan():
-                if isinstance(each, Damage):
-                    self._damage(Damaged(path, each.offset, each.length, each.why, each.torn))
-                else:
-                    self._member(path, handle, each)
-
-    def _member(self, path: Path, handle: Handle, found: Found) -> None:
-        try:
-            line = skim.skim(handle, found.offset)
-            self._line(line, found)
-        except DamagedMember as error:
-            self._damage(Damaged(path, found.offset, found.tag.length, str(error)))
-        else:
-            self._members += 1
-
-    def _line(self, line: Json, found: Found) -> None:
-        tag = found.tag
-        if (line.get("id"), line.get("part"), line.get("seq")) != (id_text(tag.id), tag.part, tag.seq):
-            raise DamagedMember("the member's header and its line tell different things")
-        try:
-            name, kind = str(line["writer"]), line["kind"]
-            gap = _gap(name, line) if kind == "gap" else None
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedMember("the line is not of this schema") from error
-        writer = self._writers.setdefault(name, _Writer())
-        if gap is not None:
-            self._gaps.append(gap)
-            writer.add(tag.seq - gap.records, tag.seq - 1)
-        writer.add(tag.seq, tag.seq)
-        writer.opened = writer.opened or kind == "open"
-        writer.closed = writer.closed or kind == "close"
-        if kind == "exchange":
-            self._ids.add(tag.id)
-
-    def _damage(self, damaged: Damaged) -> None:
-        self._damages += 1
-        if len(self._damaged) < _MOST:
-            self._damaged.append(damaged)
+        self._hours: list[HourFound] = []
 
     def report(self) -> Report:
-        missing: list[Numbers] = []
-        repeated: list[Numbers] = []
-        writers: list[WriterFound] = []
-        for name, writer in sorted(self._writers.items()):
-            expected = 0
-            for first, last in sorted(writer.runs):
-                if first > expected:
-                    missing.append(Numbers(name, expected, first - 1))
-                elif first < expected:
-                    repeated.append(Numbers(name, first, min(last, expected - 1)))
-                expected = max(expected, last + 1)
-            writers.append(WriterFound(name, writer.opened, writer.closed, expected - 1))
-        return Report(
-            complete=not (self._damages or missing or repeated),
-            files=self._files,
-            bytes=self._bytes,
-            members=self._members,
-            exchanges=len(self._ids),
+        ledger = Ledger()
+        for each in self._facts:
+            self._file(each)
+            ledger.add(each.log, alone=each.path.parent not in self._folders and each.seal is not None)
+            if each.seal is not None:
+                ledger.claim(_claims(each.seal, gone=False))
+        gone, head = list[Gone](), None
+        for folder in self._folders:
+            links = self._links(folder)
+            chain = Chain(links, [each.path for each in self._facts if each.path.parent == folder], self._pruned)
+            self._add(chain.damaged() if self._key is None else (*chain.damaged(), *chain.unvouched(self._key)))
+            gone += chain.gone()
+            lost = {each.segment for each in gone}
+            ledger.claim(each for link in links if link.seal and link.hour in lost for each in _claims(link.seal, gone=True))
+            head = links[-1].sha256 if links else head
+        missing, repeated = ledger.missing(), ledger.repeated()
+        gaps = [gap for each in self._facts for gap in each.log.gaps]
+        sound = not (self._damages or repeated)
+        accounted = sound and not (missing or gone)
+        complete = accounted and not any(gap.records for gap in gaps)
+        report = Report(
+            verdict="complete" if complete else "incomplete" if sound else "damaged",
+            sentence="",
+            complete=complete,
+            accounted=accounted,
+            files=len(self._facts),
+            bytes=sum(hour.bytes for hour in self._hours),
+            members=sum(hour.records for hour in self._hours),
+            exchanges=sum(hour.exchanges for hour in self._hours),
+            hours=self._hours,
             damaged=self._damaged,
             damages=self._damages,
             missing=missing,
             repeated=repeated,
-            gaps=self._gaps,
-            writers=writers,
+            gone=gone,
+            gaps=gaps,
+            removals=[self._removal(told) for told in self._told],
+            writers=ledger.writers(),
+            head=head,
+            strangers=[str(folder / name) for folder in self._folders for name in strangers(folder)],
+        )
+        return replace(report, sentence=sentence(report))
+
+    def _file(self, facts: _Facts) -> None:
+        """One file by itself, and beside its seal."""
+        seal, damaged, damages = facts.seal, facts.damaged, facts.log.damages
+        as_sealed: bool | None = None
+        if seal is not None:
+            hour = hour_of(facts.path.name)
+            removed = self._removed.get(hour, {})
+            as_sealed = facts.fits(seal)
+            findings = [] if as_sealed else self._compared(facts, hour, removed)
+            as_sealed = not findings
+            told = {each.offset for each in findings}
+            damaged = [replace(each, known=True) for each in damaged if each.offset not in told]
+            damages = len(damaged) if len(facts.damaged) < _MOST else damages
+            if as_sealed and not removed and facts.log.sealed() != seal.writers and facts.link is not None:
+                findings = [Damaged(facts.link.path, 0, facts.link.size, "what it says of writers is not what the hour's records say")]
+            damaged = sorted([*damaged, *findings], key=lambda each: each.offset)
+            damages += len(findings)
+        elif facts.link is not None and facts.path.parent not in self._folders:
+            self._add([Damaged(facts.link.path, 0, facts.link.size, facts.link.why)])  # else the chain says so
+        self._add(damaged, damages)
+        self._hours.append(
+            HourFound(
+                file=facts.path,
+                bytes=facts.bytes,
+                records=facts.records,
+                exchanges=facts.exchanges,
+                line_bytes=facts.line_bytes,
+                since=facts.since,
+                until=facts.until,
+                sealed=seal is not None,
+                as_sealed=as_sealed,
+                sealed_at=None if seal is None else seal.sealed_at,
+                root=None if seal is None else seal.root,
+                key=None if seal is None else seal.key,
+            )
         )
 
+    def _compared(self, facts: _Facts, hour: str, removed: Mapping[int, str]) -> list[Damaged]:
+        seal = read_seal(facts.path.parent, hour)
+        return [] if seal is None else compare(facts.path, seal, removed)
 
-def _gap(writer: str, line: Json) -> Gap:
-    told = line["gap"]
-    records = int(told["records"])
-    seq = int(line["seq"])
-    if not 0 <= records <= seq:
-        raise ValueError(records)
-    return Gap(writer, seq, str(told["since"]), str(told["until"]), records, int(told["exchanges"]), int(told["bytes"]), str(told["why"]))
+    def _add(self, damaged: Iterable[Damaged], damages: int | None = None) -> None:
+        several = list(damaged)
+        self._damages += len(several) if damages is None else damages
+        self._damaged += several[: _MOST - len(self._damaged)]
+
+    def _links(self, folder: Path) -> list[Link]:
+        """The seals of a folder; those of hours that were walked as they were then."""
+        known = {each.link.hour: each.link for each in self._facts if each.link is not None and each.path.parent == folder}
+        links = [known.get(hour) or read_link(folder, hour) for hour in sealed_hours(folder)]
+        return [link for link in links if link is not None]
+
+    def _removal(self, told: Told) -> Removal:
+        if told.kind == "forget":
+            hours = {it.segment for it in told.records}
+            still = sum(self._there[it.segment].log.holds(it.writer, it.seq) for it in told.records if it.segment in self._there)
+            return Removal("forget", told.at, told.by, told.why, told.count, len(hours), still)
+        still = sum(hour.segment in self._there for hour in told.hours)
+        return Removal("prune", told.at, told.by, told.why, told.count, len(told.hours), still)
+
+
+def _claims(seal: Seal, *, gone: bool) -> Iterator[Claim]:
+    return (Claim(each.writer, each.first, each.last, seal.segment, gone) for each in seal.writers)

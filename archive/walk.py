@@ -66,11 +66,12 @@ class Walk:
     Damage is a value. Blocks on the disk, and for a second per 400 MB of lines or so.
     """
 
-    def __init__(self, handle: Handle, *, digests: bool = False) -> None:
-        """`digests`: the SHA-256 of each member too, which costs a tenth more and has a meaning in the plain form only."""
+    def __init__(self, handle: Handle, *, digests: bool = False, end: int | None = None) -> None:
+        """`digests`: the SHA-256 of each member too, which costs a tenth more and has a meaning in the plain form only. `end`: how far to
+        go, where a writer may be at work; else as far as the segment goes now."""
         self._handle = handle
         self._digests = digests
-        self.bytes = 0
+        self.bytes = handle.end() if end is None else end
         """The segment's length: bytes of the file in the plain form, of all lines in the packed one."""
         self.sha256: str | None = None
         """Of the plain form's file, up to `bytes`; None in the packed form and where the disk could not read all of it."""
@@ -81,7 +82,6 @@ class Walk:
         return self._packed(self._handle)
 
     def _plain(self, handle: Plain) -> Iterator[Checked | Damage]:
-        self.bytes = handle.end()
         file = _Bytes(handle.fileno(), self.bytes)
         for each in _until(handle, self.bytes):
             if isinstance(each, Damage):
@@ -106,7 +106,6 @@ class Walk:
         self.sha256 = file.finish()
 
     def _packed(self, handle: Handle) -> Iterator[Checked | Damage]:
-        self.bytes = handle.end()
         for each in handle.scan():
             if isinstance(each, Damage):
                 yield each

@@ -13,7 +13,7 @@ from archive import member
 from archive.errors import NotFound
 from archive.line import SERVICE_PART, gap_line
 from archive.record import id_text, new_id
-from archive.verify import Numbers, verify
+from archive.verify import Missing, verify
 from archive.writer import Writer
 
 
@@ -25,6 +25,11 @@ def shelf(tmp_path: Path) -> Shelf:
 def fill(shelf: Shelf, count: int = 3) -> None:
     shelf.open()
     shelf.put(whole(HOUR + number * 1500) for number in range(count))
+
+
+def missing(shelf: Shelf, first: int, last: int, since: str | None, until: str | None, why: str = "unknown") -> Missing:
+    full = "unknown: nothing here tells of their loss" if why == "unknown" else why
+    return Missing(id_text(shelf.writer), first, last, since, until, full)
 
 
 def test_a_complete_archive_is_told_complete(shelf: Shelf) -> None:
@@ -65,8 +70,9 @@ def test_a_number_that_nothing_accounts_for_is_missing(shelf: Shelf) -> None:
     shelf.put(whole(HOUR + 5000))
     report = verify([shelf.folder])
     assert not report.complete
-    assert report.missing == [Numbers(id_text(shelf.writer), 4, 5)]
+    assert report.missing == [missing(shelf, 4, 5, "2026-11-19T10:50:00.000000Z", "2026-11-19T11:23:20.000000Z")]
     assert report.missing[0].count == 2
+    assert report.sentence.startswith("incomplete: 2 records are missing and no gap record tells why; 2 hours, 5 records, none sealed")
 
 
 def test_a_gap_line_accounts_for_what_was_dropped(shelf: Shelf) -> None:
@@ -76,7 +82,8 @@ def test_a_gap_line_accounts_for_what_was_dropped(shelf: Shelf) -> None:
     line = gap_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, records=5, exchanges=4, size=99, why="no space left")
     shelf.raw(member.pack(line + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq), HOUR + 5000)
     report = verify([shelf.folder])
-    assert report.complete
+    assert (report.verdict, report.complete, report.accounted) == ("incomplete", False, True)
+    assert report.sentence.startswith("incomplete: 5 records were lost as gap records say (no space left); 2 hours")
     (gap,) = report.gaps
     assert (gap.records, gap.exchanges, gap.bytes, gap.why, gap.seq) == (5, 4, 99, "no space left", shelf.seq)
     assert (gap.since, gap.until) == ("2026-11-19T10:00:00.000000Z", "2026-11-19T10:00:09.000000Z")
@@ -87,11 +94,12 @@ def test_a_segment_that_was_taken_away_is_missing(shelf: Shelf) -> None:
     paths = sorted(shelf.folder.iterdir())
     first = verify(paths[:1]).members
     second = verify(paths[1:2])
-    assert second.missing == [Numbers(id_text(shelf.writer), 0, first - 1)]
+    before = "written before the first of these files, or lost"
+    assert second.missing == [missing(shelf, 0, first - 1, None, "2026-11-19T11:15:00.000000Z", before)]
     paths[1].unlink()
     report = verify([shelf.folder])
     assert not report.complete
-    assert report.missing == [Numbers(id_text(shelf.writer), first, first + second.members - 1)]
+    assert [(it.first, it.last) for it in report.missing] == [(first, first + second.members - 1)]
 
 
 def test_what_is_there_twice_is_told(shelf: Shelf) -> None:

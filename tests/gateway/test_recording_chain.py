@@ -245,7 +245,7 @@ async def test_no_exchange_is_kept_twice_or_lost_untold_when_the_recording_proce
         whole = sum(exchange.end is not None for exchange in exchanges)
         untold = seen["exchanges"]["total"] - whole - seen["lost_exchanges"]
         report = verify([running.archive])
-        assert (report.complete, killed(report)) == (True, 1)  # which is where the untold ones were
+        assert (report.accounted, killed(report)) == (True, 1)  # which is where the untold ones were
         assert 0 <= untold <= len(before)
 
 
@@ -289,7 +289,7 @@ async def test_a_recording_process_killed_again_and_again_costs_no_client_anythi
         kept = nonces(archive_lines(running.archive))
         assert set(kept.values()) == {1}
         assert told_lost(running.archive) <= seen["lost_exchanges"]
-        assert verify([running.archive]).complete
+        assert verify([running.archive]).accounted
         assert "Traceback" not in running.output()
 
 
@@ -347,7 +347,7 @@ async def test_a_recording_process_that_stands_still_holds_nobody_back_and_every
         assert lost == seen["archive"]["dropped"] >= seen["lost_exchanges"]
         assert "the recording queue was full" in gaps(running.archive)[0]["why"]
         report = verify([running.archive])
-        assert (report.complete, killed(report)) == (True, 0)
+        assert (report.accounted, killed(report)) == (True, 0)
 
 
 async def _lost(running: Gateway, least: int) -> bool:
@@ -439,7 +439,7 @@ async def test_a_full_disk_changes_nothing_for_clients_and_every_loss_is_told_of
         assert lost == seen["archive"]["dropped"]
         assert "No space left" in gaps(archive)[0]["why"]
         report = verify([archive])
-        assert (report.complete, killed(report)) == (True, 0)
+        assert (report.accounted, killed(report)) == (True, 0)
 
 
 async def _dropped(running: Gateway, least: int) -> bool:
