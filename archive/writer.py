@@ -121,6 +121,7 @@ class Writer:
         self._empty = 0
         self._last_error: str | None = None
         self._packer: ThreadPoolExecutor | None = None
+        self._one_core = _cores() == 1
         self._gap_at = 0.0
         self._warned: dict[str, float] = {}
 
@@ -218,7 +219,7 @@ class Writer:
         self._outbox.sync_if_due()
 
     def _pack(self) -> None:
-        """Encode and pack a batch. Large lines are compressed by two more threads while this one encodes on: that releases the lock."""
+        """Encode and pack a batch. Where there are cores, large lines are compressed by two more threads, which releases the lock."""
         packing: list[tuple[Record, bytes | Future[bytes]]] = []
         for record in self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
             self._inbox.alive()
@@ -241,7 +242,7 @@ class Writer:
                 self._could_not_encode(record, error)
 
     def _member(self, line: bytes, record: Record) -> bytes | Future[bytes]:
-        if len(line) < _LARGE:
+        if len(line) < _LARGE or self._one_core:
             return member.pack(line + b"\n", id=record.id, part=record.part, seq=self._seq)
         if self._packer is None:
             self._packer = ThreadPoolExecutor(2, thread_name_prefix="archive-packer")
@@ -336,3 +337,8 @@ class Writer:
         if now - self._warned.get(about, -_WARN_EVERY) >= _WARN_EVERY:
             self._warned[about] = now
             self._log.warning("%s", words)
+
+
+def _cores() -> int:
+    """Cores this process may use: on one alone, handing work to another thread only costs."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

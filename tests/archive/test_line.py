@@ -279,6 +279,15 @@ def test_the_standard_librarys_encoder_writes_the_same_line(monkeypatch: pytest.
     assert to_line(record, writer="w", seq=1) == fast
 
 
+@given(st.floats(0, 1e10), st.integers(0, 10**12))
+def test_times_are_told_to_the_microsecond(ms: float, micros: int) -> None:
+    (offset, told), (_, exact) = line_module._marks([(3, ms), (4, micros / 1000)])
+    assert (offset, abs(told - ms) <= 0.000501) == (3, True)
+    assert told == round(told, 3)
+    assert exact == micros / 1000
+    assert line_module._ms(ms) == told
+
+
 def test_a_producers_lone_surrogate_becomes_its_escape() -> None:
     record = whole()
     record.end = End(EndReason.COMPLETE, "a\ud800b")
