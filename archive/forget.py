@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from base64 import b64decode
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -22,12 +22,13 @@ from archive.errors import ArchiveError, DamagedMember, NotFound
 from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
 from archive.handle import Plain, open_segment
 from archive.line import SERVICE_PART, forget_line
-from archive.member import HEADER_LENGTH, Damage, Found, read_tag, scan
+from archive.member import HEADER_LENGTH, Damage, Found, Tag, read_tag, scan
+from archive.pack import Refused, unpack
 from archive.record import id_text
 from archive.recovery import Span, rewritten
 from archive.segment import Appender
 
-__all__ = ["carry_out", "finish"]
+__all__ = ["carry_out", "finish", "forgotten"]
 
 _MOST: Final = 1000
 """Records in one forget line: about 400 KB, so that any reader takes it in."""
@@ -36,8 +37,6 @@ _DIGEST: Final = 8
 _READ: Final = 1 << 20
 
 Json = dict[str, Any]
-Tag = tuple[bytes, int, int]
-"""Exchange, part and number: what a record's header says of it."""
 
 
 def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, version: str, clock: Callable[[], float] = time.time) -> int:
@@ -46,54 +45,61 @@ def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, versio
     Blocks: for what is removed as long as inflating it takes, and for a copy of each segment concerned; writers to the current hour
     wait meanwhile. Raises OSError, NotFound; what has been told of by then is for `finish`.
     """
-    _make_plain(folder, ids)
     told = Removals(folder)
     told.refresh()
+    _make_plain(folder, ids, told)
     gone = _indexes(told)
     clerk = Clerk(folder, version=version)
-    wanted: dict[str, set[Tag]] = {}
+    hours, count = [], 0
     for path in segments(folder):
         hour = hour_of(path.name)
-        entries = list(_entries(folder, hour, ids, gone.get(hour, set())))
-        if entries or _holds_torn(folder, path.name, ids):
-            wanted[hour] = set(map(_tag, entries))
+        if not _holds(folder, path.name, ids):
+            continue
+        hours.append(hour)
+        entries = list(_entries(folder, hour, ids, gone.get(hour, {})))
         now = clock()
         lines = [partial(forget_line, at=now, by=by, why=why, removed=entries[at : at + _MOST]) for at in range(0, len(entries), _MOST)]
         if lines:
             clerk.tell(now, lines)
-    _remove(folder, wanted, ids)
-    if any(wanted.values()):
+            count += len(entries)
+    _remove(folder, hours, ids)
+    if count:
         clerk.close(clock())
-    return sum(map(len, wanted.values()))
+    return count
 
 
 def finish(folder: Path, removals: Removals, removal: Removal, *, version: str, clock: Callable[[], float] = time.time) -> bool:
     """Carry on where another was cut short; False when this removal is no forgetting. Blocks; call it inside of `alone`. Raises OSError,
     NotFound."""
-    wanted: dict[str, set[Tag]] = {}
-    found = False
-    for each in removals.events(removal):
-        if each.kind == "forget":
-            found = True
-            for hour, entry in _told(each.detail or {}):
-                wanted.setdefault(hour, set()).add(_tag(entry))
-    if not found:
+    events = [each for each in removals.events(removal) if each.kind == "forget"]
+    told = [(hour, name) for each in events for hour, name, _ in _told(each.detail or {})]
+    if not events:
         return False
-    ids = {tag[0] for tags in wanted.values() for tag in tags}
-    _make_plain(folder, ids)
-    _remove(folder, wanted, ids)
+    ids = {name for _, name in told}
+    _make_plain(folder, ids, removals)
+    _remove(folder, {hour for hour, _ in told}, ids)
     Clerk(folder, version=version, removal=removal).close(clock())
     return True
+
+
+def forgotten(folder: Path, hour: str, removals: Removals) -> dict[int, bytes]:
+    """Of the records of a sealed hour those that are there no more because they were forgotten: number among those sealed, leaf hash."""
+    sealed = _sealed(folder, hour)
+    leaves = _indexes(removals).get(hour, {}).values()
+    return {sealed[leaf[:_DIGEST]]: leaf for leaf in leaves if leaf[:_DIGEST] in sealed}
 
 
 # What a forget line keeps of a record.
 
 
-def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: set[int]) -> Iterator[Json]:
-    """An entry for each record of `ids` in this hour. `gone`: the indexes of those removed before."""
-    with contextlib.suppress(NotFound), open_segment(folder, plain_name(hour)) as handle:
+def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: Collection[int]) -> Iterator[Json]:
+    """An entry for each record of `ids` in this hour. `gone`: the indexes of those removed before.
+
+    A record that cannot be read has none: nothing proves what it was. It goes all the same.
+    """
+    with open_segment(folder, plain_name(hour)) as handle:
         assert isinstance(handle, Plain)
-        sealed: dict[bytes, int] | None = None
+        sealed = _sealed(folder, hour)
         index = -1
         for each in handle.scan():
             if not isinstance(each, Found):
@@ -101,38 +107,28 @@ def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: set[int]) ->
             index += 1
             while index in gone:
                 index += 1
-            if each.tag.part == SERVICE_PART or each.tag.id not in ids:
-                continue
-            if sealed is None:
-                sealed = _sealed(folder, hour)
-            entry = _entry(handle, hour, index, each)
-            if entry["digest"] is not None:
-                entry["index"] = sealed.get(bytes.fromhex(entry["digest"])[:_DIGEST], index)
-            yield entry
+            if each.tag.id in ids and each.tag.part != SERVICE_PART:
+                with contextlib.suppress(DamagedMember):
+                    yield _entry(handle, hour, index, each, sealed)
 
 
-def _entry(handle: Plain, hour: str, index: int, found: Found) -> Json:
+def _entry(handle: Plain, hour: str, index: int, found: Found, sealed: Mapping[bytes, int]) -> Json:
     tag = found.tag
     leaf, begin = sha256(b"\0"), b""
-    digest: str | None = None
-    try:
-        for piece in handle.pieces(found.offset):
-            begin = begin or piece
-            leaf.update(piece)
-        digest = leaf.hexdigest()
-    except DamagedMember:
-        pass  # nothing proves what it was; it goes all the same
+    for piece in handle.pieces(found.offset):
+        begin = begin or piece
+        leaf.update(piece)
     member = sha256()
     for piece in _bytes(handle.fileno(), found.offset, tag.length):
         member.update(piece)
     return {
         "segment": hour,
-        "index": index,
+        "index": sealed.get(leaf.digest()[:_DIGEST], index),
         "id": id_text(tag.id),
         "part": tag.part,
-        "writer": writer_of(begin),
+        "writer": writer_of(begin) or "",
         "seq": tag.seq,
-        "digest": digest,
+        "digest": leaf.hexdigest(),
         "member": member.hexdigest(),
         "bytes": tag.length,
     }
@@ -154,76 +150,69 @@ def _sealed(folder: Path, hour: str) -> dict[bytes, int]:
     return {lines[at : at + _DIGEST]: at // _DIGEST for at in range(0, len(lines), _DIGEST)}
 
 
-def _indexes(told: Removals) -> dict[str, set[int]]:
-    """Of each hour the indexes of records that are there no more, as far as they were told of."""
-    found: dict[str, set[int]] = {}
+def _indexes(told: Removals) -> dict[str, dict[int, bytes]]:
+    """Of each hour the indexes of records that are there no more, as far as they were told of, and their leaf hashes."""
+    found: dict[str, dict[int, bytes]] = {}
     for removal in told.all():
         if removal.closed:
             for each in told.events(removal):
-                for hour, entry in _told(each.detail or {}) if each.kind == "forget" else ():
-                    if isinstance(entry.get("index"), int):
-                        found.setdefault(hour, set()).add(entry["index"])
+                for hour, _, entry in _told(each.detail or {}) if each.kind == "forget" else ():
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        found.setdefault(hour, {})[int(entry["index"])] = bytes.fromhex(entry["digest"])
     return found
 
 
-def _told(detail: Json) -> Iterator[tuple[str, Json]]:
-    """The entries of a forget line that can be what one of ours wrote."""
+def _told(detail: Json) -> Iterator[tuple[str, bytes, Json]]:
+    """Hour, exchange and entry of what a forget line tells of. What is none of ours is left out: a line may hold anything."""
     removed = detail.get("removed")
     for each in removed if isinstance(removed, list) else ():
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            _tag(each)
-            if SEGMENT_NAME.fullmatch(plain_name(each["segment"])):
-                yield each["segment"], each
-
-
-def _tag(entry: Json) -> Tag:
-    name, part, seq = bytes.fromhex(entry["id"].replace("-", "")), entry["part"], entry["seq"]
-    if len(name) != 16 or not (isinstance(part, int) and isinstance(seq, int)) or part == SERVICE_PART:
-        raise ValueError("no record of an exchange")
-    return name, part, seq
+            hour, name = each["segment"], bytes.fromhex(each["id"].replace("-", ""))
+            if SEGMENT_NAME.fullmatch(plain_name(hour)) and len(name) == 16:
+                yield hour, name, each
 
 
 # Removing: each step may be done again.
 
 
-def _make_plain(folder: Path, ids: Collection[bytes]) -> None:
-    """Have every hour that holds a record of `ids` in its plain form: only there can members be cut out."""
+def _make_plain(folder: Path, ids: Collection[bytes], told: Removals) -> None:
+    """Have every hour that holds something of `ids` in its plain form: only there can members be cut out."""
     for path in segments(folder):
         if path.name.endswith(PACKED) and _holds(folder, path.name, ids):
-            raise NotFound(f"{path.name} is packed; unpack it first: verbatim unpack {hour_of(path.name)}")
+            hour = hour_of(path.name)
+            done = unpack(folder, hour, forgotten=forgotten(folder, hour, told))
+            if isinstance(done, Refused):
+                raise NotFound(done.why)
 
 
 def _holds(folder: Path, name: str, ids: Collection[bytes]) -> bool:
+    """Whether something of that segment begins as one of `ids`, a whole record or not."""
     with contextlib.suppress(NotFound), open_segment(folder, name) as handle:
-        return any(isinstance(each, Found) and each.tag.id in ids and each.tag.part != SERVICE_PART for each in handle.scan())
+        fd = handle.fileno() if isinstance(handle, Plain) else None
+        return any(_whose(fd, each) in ids for each in handle.scan())
     return False
 
 
-def _remove(folder: Path, wanted: dict[str, set[Tag]], ids: Collection[bytes]) -> None:
-    for hour, tags in sorted(wanted.items()):
-        _rewrite(folder, plain_name(hour), tags, ids)
+def _remove(folder: Path, hours: Collection[str], ids: Collection[bytes]) -> None:
+    for hour in sorted(hours):
+        _rewrite(folder, plain_name(hour), ids)
         for name in (hour + PACKED, f".{hour}{PACKED}.new"):  # what packing left when it was cut short
             (folder / name).unlink(missing_ok=True)
     _clear_quarantine(folder, ids)
     sync_folder(folder)
 
 
-def _rewrite(folder: Path, name: str, tags: set[Tag], ids: Collection[bytes]) -> None:
-    """Put a copy without these records, and without torn ones of `ids`, in the segment's place, unless it has none of them."""
+def _rewrite(folder: Path, name: str, ids: Collection[bytes]) -> None:
+    """Put a copy without what begins as one of `ids` in the segment's place, unless it has none of it."""
     appender = Appender(folder)
     try:
         with appender.held(name) as held, open(held.fd, "rb", buffering=0, closefd=False) as file:
             spans, kept = [], False
             for each in scan(file):
-                if isinstance(each, Found):
-                    goes = (each.tag.id, each.tag.part, each.tag.seq) in tags
-                    length = each.tag.length
+                if _whose(held.fd, each) in ids:
+                    spans.append(_span(each))
                 else:
-                    goes = _begins(held.fd, each.offset) in ids
-                    length = each.length
-                kept = kept or not goes
-                if goes:
-                    spans.append(Span(each.offset, each.offset + length))
+                    kept = True
             if not kept and spans:
                 (folder / name).unlink()  # no bytes are no gzip
             elif spans:
@@ -236,18 +225,16 @@ def _rewrite(folder: Path, name: str, tags: set[Tag], ids: Collection[bytes]) ->
         appender.close()
 
 
-def _holds_torn(folder: Path, name: str, ids: Collection[bytes]) -> bool:
-    """Whether bytes of that segment that are no whole record begin as one of `ids`."""
-    with contextlib.suppress(NotFound), open_segment(folder, name) as handle:
-        return isinstance(handle, Plain) and any(
-            isinstance(each, Damage) and _begins(handle.fileno(), each.offset) in ids for each in handle.scan()
-        )
-    return False
+def _span(each: Found | Damage) -> Span:
+    return Span(each.offset, each.offset + (each.tag.length if isinstance(each, Found) else each.length))
 
 
-def _begins(fd: int, offset: int) -> bytes | None:
-    """Whose record begins there, whole or not; None where no header is."""
-    tag = read_tag(os.pread(fd, HEADER_LENGTH, offset))
+def _whose(fd: int | None, each: Found | Damage) -> bytes | None:
+    """Whose record begins there, whole or not; None where none does, or one of the archive's own lines."""
+    if isinstance(each, Found):
+        tag: Tag | None = each.tag
+    else:
+        tag = None if fd is None else read_tag(os.pread(fd, HEADER_LENGTH, each.offset))
     return tag.id if tag is not None and tag.part != SERVICE_PART else None
 
 
@@ -270,12 +257,12 @@ def _clear_file(path: Path, ids: Collection[bytes]) -> None:
         spans: list[Span] = []
         kept = forgotten = False
         for each in scan(file):
-            whose = _begins(fd, each.offset)
+            whose = _whose(fd, each)
             if whose is not None:
                 forgotten = whose in ids
                 kept = kept or not forgotten
             if forgotten:
-                spans.append(Span(each.offset, each.offset + (each.tag.length if isinstance(each, Found) else each.length)))
+                spans.append(_span(each))
         if spans and not kept:
             path.unlink()
         elif spans:

@@ -22,8 +22,11 @@ from archive.clerk import Removals, alone
 from archive.folder import QUARANTINE, segments
 from archive.line import SERVICE_PART
 from archive.member import Found, scan
+from archive.merkle import root_of
+from archive.pack import Repacked, pack
 from archive.reader import Reader
 from archive.record import Record, id_text
+from archive.seal import read_seal, seal_hour
 from archive.segment import Appender
 from archive.upkeep import finish, sweep
 
@@ -276,3 +279,60 @@ def test_a_forged_forget_line_removes_no_book_keeping(shelf: Shelf) -> None:
     after = members(shelf.folder)
     assert before.items() <= after.items()
     assert len(after) == len(before) + 1  # the removal is closed
+
+
+def test_an_unreadable_record_of_it_goes_too_and_nothing_is_claimed_of_it(shelf: Shelf) -> None:
+    goes = in_parts([b"a" * 400, b"b" * 400])
+    path = shelf.put(goes)
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        _, _, second = (it for it in scan(file) if isinstance(it, Found))
+    data[second.offset + 80] ^= 0xFF
+    path.write_bytes(data)
+    assert carry_out(shelf.folder, goes[0]) == 1
+    assert [it["part"] for it in removed(shelf.folder)] == [0]
+    assert goes[0].id not in path.read_bytes()
+
+
+def sealed(folder: Path, *hours: str) -> None:
+    for hour in hours:
+        seal_hour(folder, hour, now=NOW, version="t")
+
+
+def test_in_a_sealed_hour_an_index_is_that_of_the_seal(shelf: Shelf) -> None:
+    records = [whole(HOUR + number) for number in range(1, 8)]
+    shelf.put(records)
+    carry_out(shelf.folder, records[0])
+    sealed(shelf.folder, "2026-11-19T10")
+    before = (shelf.folder / "2026-11-19T10.seal.json").read_bytes()
+    carry_out(shelf.folder, records[2], records[6])
+    carry_out(shelf.folder, records[4])
+    assert [it["index"] for it in removed(shelf.folder)] == [1, 2, 6, 4]
+    assert (shelf.folder / "2026-11-19T10.seal.json").read_bytes() == before
+    seal = read_seal(shelf.folder, "2026-11-19T10")
+    assert seal is not None
+    gone = forget.forgotten(shelf.folder, "2026-11-19T10", told(shelf.folder))
+    assert sorted(gone) == [2, 4, 6]
+    here = [sha256(b"\0" + line + b"\n").digest() for line in zcat(shelf.folder / "2026-11-19T10.jsonl.gz").splitlines()]
+    leaves = list(here)
+    for index, leaf in sorted(gone.items()):
+        leaves.insert(index, leaf)
+    assert root_of(leaves).hex() == seal.root, "the seal still proves the rest"
+
+
+def test_a_packed_hour_is_unpacked_first(shelf: Shelf) -> None:
+    goes, stays = whole(HOUR + 1, body=b"canary"), whole(HOUR + 2)
+    shelf.put([goes, stays])
+    shelf.put(whole(HOUR + 3601))
+    sealed(shelf.folder, "2026-11-19T10", "2026-11-19T11")
+    with alone(shelf.folder):
+        for hour in ("2026-11-19T10", "2026-11-19T11"):
+            assert isinstance(pack(shelf.folder, hour), Repacked)
+    carry_out(shelf.folder, goes)
+    names = [path.name for path in segments(shelf.folder)]
+    assert names == ["2026-11-19T10.jsonl.gz", "2026-11-19T11.jsonl.zst", "2026-11-19T14.jsonl.gz"]
+    assert_nowhere(shelf.folder, b"canary")
+    with alone(shelf.folder):
+        told_of = forget.forgotten(shelf.folder, "2026-11-19T10", told(shelf.folder))
+        assert isinstance(pack(shelf.folder, "2026-11-19T10", forgotten=told_of), Repacked), "and can be packed again"
+    assert {it.id for it in Reader(shelf.folder).page().entries} >= {id_text(stays.id)}
