@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from archive.folder import hour_of, seal_path
 from archive.handle import Plain, open_file
 from archive.manifest import DIGEST_LENGTH, Seal
-from archive.member import Damage
+from archive.member import Damage, Tag
 from archive.merkle import root_of
 from archive.record import id_text
 from archive.report import Damaged
@@ -48,7 +48,8 @@ def compare(path: Path, seal: Seal, removed: Mapping[int, str]) -> list[Damaged]
         items = [_Item(each.offset, each.length if isinstance(each, Damage) else each.tag.length, each) for each in walk]
     if told := _told_otherwise(path, seal, removed):
         return told
-    here = _Alignment(path, seal, items, plain=plain)
+    headers = walk.headers | {item.offset: item.found.tag for item in items if isinstance(item.found, Checked)}
+    here = _Alignment(path, seal, items, headers, plain=plain)
     return list(here.findings(removed)) or _sums(path, seal, here, removed, walk)
 
 
@@ -68,8 +69,9 @@ def _digest(digests: bytes, at: int) -> bytes:
 class _Alignment:
     """The items of a file beside the records of its seal."""
 
-    def __init__(self, path: Path, seal: Seal, items: Sequence[_Item], *, plain: bool) -> None:
+    def __init__(self, path: Path, seal: Seal, items: Sequence[_Item], headers: Mapping[int, Tag], *, plain: bool) -> None:
         self._path = path
+        self._headers = headers
         self._seal = seal
         self._items = items
         self._plain = plain
@@ -144,7 +146,7 @@ class _Alignment:
             torn=isinstance(found, Damage) and found.torn,
             first_record=first,
             last_record=first if last is None else last,
-            id=id_text(found.tag.id) if isinstance(found, Checked) else None,
+            id=id_text(tag.id) if (tag := self._headers.get(item.offset)) is not None else None,
         )
 
 

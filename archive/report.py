@@ -73,6 +73,7 @@ class Gone:
     """An hour that was sealed and is not there."""
 
     segment: str
+    """Empty where nobody knows which."""
     records: int | None
     """As its seal has it; None where that is gone, too."""
     why: str
@@ -209,7 +210,7 @@ def _missing(report: Report) -> str:
     parts = []
     if report.gone:
         parts.append(f"{counted(len(report.gone), 'sealed hour')} {'is' if len(report.gone) == 1 else 'are'} gone")
-    if unexplained := sum(each.count for each in report.missing):
+    if unexplained := sum(each.count for each in report.missing if not each.why.startswith("damaged")):  # those are told of as damage
         parts.append(f"{counted(unexplained, 'record')} {'is' if unexplained == 1 else 'are'} missing and no gap record tells why")
     if told := sum(gap.records for gap in report.gaps):
         reasons = dict.fromkeys(gap.why for gap in report.gaps if gap.records)

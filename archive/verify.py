@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +21,11 @@ from archive.errors import DamagedMember, NotFound
 from archive.folder import SEGMENT_NAME, hour_of, segments, strangers
 from archive.handle import Handle, Plain, open_file
 from archive.ledger import Claim, Ledger, Log, Told
+from archive.line import SERVICE_PART
 from archive.manifest import Seal
-from archive.member import Damage
+from archive.member import Damage, Tag
 from archive.merkle import Frontier
+from archive.record import id_text
 from archive.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, WriterFound, sentence
 from archive.seal import read_seal, sealed_hours
 from archive.walk import Checked, Walk
@@ -71,23 +73,17 @@ class _Facts:
         return lines and (not self.plain or (self.sha256, self.bytes) == (seal.sha256, seal.bytes))
 
 
-def verify(
-    paths: Iterable[Path], *, key: str | None = None, jobs: int = 1, progress: Callable[[Path, int], object] | None = None
-) -> Report:
+def verify(paths: Iterable[Path], *, key: str | None = None, head: str | None = None, jobs: int = 1) -> Report:
     """Check segments, and all segments and seals of folders. Blocks for as long as inflating them takes (a second per 400 MB of lines),
-    in `jobs` processes. `key`: the public key that must have signed. `progress` hears of each file that is done, with its bytes.
+    in `jobs` processes. `key`: the public key that must have signed. `head`: the `Report.head` of an earlier look, whose seal must still
+    be in the chain.
 
     A file given by itself is held against its seal, not against its neighbours. Memory is bounded, but for 300 bytes a record of an hour
     that is not as it was sealed. Raises NotFound for a path that is not there, or is neither a folder nor a regular file, OSError for
     what the disk does. Symbolic links are not followed.
     """
     folders, tasks = _tasks(paths)
-    facts = []
-    for each in _walked(tasks, jobs):
-        facts.append(each)
-        if progress is not None:
-            progress(each.path, each.bytes)
-    return _Judgement(folders, facts, key).report()
+    return _Judgement(folders, list(_walked(tasks, jobs)), key, head).report()
 
 
 def _tasks(paths: Iterable[Path]) -> tuple[list[Path], list[_Task]]:
@@ -122,7 +118,7 @@ def _facts(task: _Task) -> _Facts:
         frontier = Frontier()
         for each in walk:
             if isinstance(each, Damage):
-                _damage(facts, each)
+                _damage(facts, each, walk.headers.get(each.offset))
             else:
                 _record(facts, frontier, each)
     facts.bytes, facts.sha256 = walk.bytes, walk.sha256
@@ -137,7 +133,7 @@ def _record(facts: _Facts, frontier: Frontier, each: Checked) -> None:
         try:
             facts.log.own(each.own)
         except DamagedMember as error:
-            _damage(facts, Damage(each.offset, each.tag.length, str(error), torn=False))
+            _damage(facts, Damage(each.offset, each.tag.length, str(error), torn=False), each.tag)
             return
     elif not each.tag.part:
         facts.exchanges += 1
@@ -146,10 +142,11 @@ def _record(facts: _Facts, frontier: Frontier, each: Checked) -> None:
     facts.until = each.at
 
 
-def _damage(facts: _Facts, damage: Damage) -> None:
+def _damage(facts: _Facts, damage: Damage, tag: Tag | None) -> None:
     facts.log.damages += 1
     if len(facts.damaged) < _MOST:
-        facts.damaged.append(Damaged(facts.path, damage.offset, damage.length, damage.why, damage.torn))
+        whose = None if tag is None or tag.part == SERVICE_PART else id_text(tag.id)
+        facts.damaged.append(Damaged(facts.path, damage.offset, damage.length, damage.why, damage.torn, id=whose))
 
 
 def _end_between_batches(handle: Handle) -> int:
@@ -177,10 +174,11 @@ def _end_between_batches(handle: Handle) -> int:
 class _Judgement:
     """What the files say together."""
 
-    def __init__(self, folders: Sequence[Path], facts: Sequence[_Facts], key: str | None) -> None:
+    def __init__(self, folders: Sequence[Path], facts: Sequence[_Facts], key: str | None, head: str | None) -> None:
         self._folders = folders
         self._facts = facts
         self._key = key
+        self._head = head
         self._told = [told for each in facts for told in each.log.told]
         self._removed: dict[str, dict[int, str]] = {}
         for it in (it for told in self._told for it in told.records):
@@ -198,7 +196,7 @@ class _Judgement:
             ledger.add(each.log, alone=each.path.parent not in self._folders and each.seal is not None)
             if each.seal is not None:
                 ledger.claim(_claims(each.seal, gone=False))
-        gone, head = list[Gone](), None
+        gone, head, heads = list[Gone](), None, set[str]()
         for folder in self._folders:
             links = self._links(folder)
             chain = Chain(links, [each.path for each in self._facts if each.path.parent == folder], self._pruned)
@@ -207,6 +205,9 @@ class _Judgement:
             lost = {each.segment for each in gone}
             ledger.claim(each for link in links if link.seal and link.hour in lost for each in _claims(link.seal, gone=True))
             head = links[-1].sha256 if links else head
+            heads.update(link.sha256 for link in links)
+        if self._head is not None and self._head not in heads:
+            gone.append(Gone("", None, f"no seal here has the SHA-256 {self._head}: it was changed, or taken away with all after it"))
         missing, repeated = ledger.missing(), ledger.repeated()
         gaps = [gap for each in self._facts for gap in each.log.gaps]
         sound = not (self._damages or repeated)

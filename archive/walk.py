@@ -75,6 +75,8 @@ class Walk:
         """The segment's length: bytes of the file in the plain form, of all lines in the packed one."""
         self.sha256: str | None = None
         """Of the plain form's file, up to `bytes`; None in the packed form and where the disk could not read all of it."""
+        self.headers: dict[int, Tag] = {}
+        """By offset, the headers of damaged records that are sound themselves: they still say whose record it was."""
 
     def __iter__(self) -> Iterator[Checked | Damage]:
         if isinstance(self._handle, Plain):
@@ -102,6 +104,7 @@ class Walk:
                     checked = _in_pieces(each, inflated(chunks, most=_PIECE), b"")
                     yield checked._replace(digest=hashed.digest()[:DIGEST_LENGTH] if self._digests else b"")
             except DamagedMember as error:
+                self.headers[offset] = tag
                 yield Damage(offset, tag.length, str(error), torn=False)
         self.sha256 = file.finish()
 
@@ -116,6 +119,7 @@ class Walk:
                 else:
                     yield _in_pieces(each, handle.pieces(each.offset), b"")
             except DamagedMember as error:
+                self.headers[each.offset] = each.tag
                 yield Damage(each.offset, each.tag.length, str(error), torn=False)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 import click
 
 from archive.errors import ArchiveError
-from archive.verify import Report
+from archive.keys import public_key
+from archive.report import Damaged, Numbers, Report, counted
 from archive.verify import verify as check
 from gateway.commands.options import WrongInput, read_settings, settings_options
 from gateway.logs import one_line
@@ -22,54 +23,107 @@ MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--key", metavar="KEY", help="The public key that must have signed: 64 hexadecimal digits, or a file that holds it.")
+@click.option("--head", metavar="SHA256", help="The head that an earlier look told of: its seal must still be in the chain.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes to look at several hours at once.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report as one JSON object.")
 @settings_options("archive")
-def verify(paths: tuple[Path, ...], as_json: bool, **flags: Any) -> None:
-    """Check that recordings are whole: nothing damaged, nothing missing that no gap record tells of.
+def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int, as_json: bool, **flags: Any) -> None:
+    """Check that recordings are complete and as they were: nothing missing, nothing damaged, sealed hours unchanged.
 
-    PATHS are folders of recordings or single files; without any, the archive of the settings. Needs nothing but the files.
-    The exit code is 0 when they are whole, 1 when something is damaged or missing, 2 when they cannot be looked at.
+    PATHS are folders of recordings or single files; without any, the archive of the settings. Needs nothing but the files. Says what is
+    missing, between which times and why, and what is damaged, in which file at which byte. Hours that are not sealed are checked by
+    their checksums and numbers only.
+    The exit code is 0 when all is there, 1 when something is missing or damaged, 2 when it cannot be looked at.
 
     \b
     Examples:
       verbatim verify
-      verbatim verify /mnt/backup/archive
+      verbatim verify /mnt/backup/archive --key seal.pub --jobs 4
       verbatim verify 2026-11-20T10.jsonl.gz --json
     """
     chosen = list(paths) or [read_settings(flags, exists="check").archive]
     try:
-        report = check(chosen)
+        report = check(chosen, key=None if key is None else public_key(key), head=head, jobs=jobs)
     except (ArchiveError, OSError) as error:
         raise WrongInput(str(error)) from None
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))
     else:
-        for line in _report(report):
+        for line in (report.sentence, *_details(report), *_seals(report, key)):
             click.echo(one_line(line))
     sys.exit(0 if report.complete else 1)
 
 
-def _report(report: Report) -> Iterator[str]:
+def _details(report: Report) -> Iterator[str]:
     for it in report.damaged:
-        yield f"damaged   {it.file}: {it.length} bytes at {it.offset}: {it.why}" + (" (the file's end)" if it.torn else "")
+        yield f"damaged   {_damaged(it)}"
     if report.damages > len(report.damaged):
-        yield f"damaged   {report.damages - len(report.damaged)} further places"
-    for run in report.missing:
-        yield f"missing   {run.count} records of writer {run.writer}, numbers {run.first} to {run.last}"
+        yield f"damaged   {report.damages - len(report.damaged):,} further places"
+    for gone in report.gone:
+        hour = f"hour {gone.segment}: " if gone.segment else ""
+        held = "" if gone.records is None else f"; it held {counted(gone.records, 'record')}"
+        yield f"gone      {hour}{gone.why}{held}"
+    for hole in report.missing:
+        yield f"missing   {_numbers(hole)}{_between(hole.since, hole.until)}: {hole.why}"
     for run in report.repeated:
-        yield f"repeated  {run.count} records of writer {run.writer}, numbers {run.first} to {run.last}"
+        yield f"repeated  {_numbers(run)}"
     for gap in report.gaps:
-        yield f"gap       {gap.since} to {gap.until}: {gap.records} records of {gap.exchanges} exchanges lost, {gap.bytes} bytes: {gap.why}"
+        lost = f"{counted(gap.records, 'record')} of {counted(gap.exchanges, 'exchange')} lost, about {counted(gap.bytes, 'byte')}"
+        yield f"gap       {gap.since} to {gap.until}: {lost if gap.records else 'writing paused, nothing was lost'}: {gap.why}"
+    for removal in report.removals:
+        still = f"; {counted(removal.pending, 'record' if removal.kind == 'forget' else 'hour')} still there" if removal.pending else ""
+        what = f"{counted(removal.records, 'record')} of {counted(removal.segments, 'hour')}"
+        yield f"removed   {what}, told of at {removal.at} by {removal.by}: {removal.why}{still}"
     for writer in report.writers:
-        if not writer.closed:
-            yield f"open      writer {writer.id} has not closed: it still runs, or was killed and lost what it had queued"
-    what = "whole" if report.complete else "NOT whole"
-    yield f"{what}: {report.members} records of {report.exchanges} exchanges in {report.files} files, {report.bytes} bytes"
+        if writer.killed:
+            yield f"killed    writer {writer.id}, last heard of at {writer.until}: what it had queued then is lost"
+        elif not writer.closed:
+            yield f"open      writer {writer.id}, last heard of at {writer.until}: still at work, or killed with what it had queued"
+    if report.strangers:
+        yield f"strangers {counted(len(report.strangers), 'name')} that no writer makes, not looked at: {', '.join(report.strangers)}"
+
+
+def _damaged(it: Damaged) -> str:
+    which = ""
+    if it.first_record is not None:
+        several = it.last_record not in (None, it.first_record)
+        which = f" (records {it.first_record} to {it.last_record}" if several else f" (record {it.first_record}"
+        which += " of the hour, from 0" + (f"; exchange {it.id})" if it.id else ")")
+    end = " (the file's end)" if it.torn else ""
+    known = "; it was so when the hour was sealed" if it.known else ""
+    return f"{it.file}: {counted(it.length, 'byte')} at {it.offset:,}{end}: {it.why}{which}{known}"
+
+
+def _numbers(run: Numbers) -> str:
+    numbers = f"number {run.first}" if run.count == 1 else f"numbers {run.first} to {run.last}"
+    return f"{counted(run.count, 'record')} of writer {run.writer}, {numbers}"
+
+
+def _between(since: str | None, until: str | None) -> str:
+    if since is None or until is None:
+        return f", after {since}" if since else f", before {until}" if until else ""
+    return f", between {since} and {until}"
+
+
+def _seals(report: Report, key: str | None) -> Iterator[str]:
+    signers = dict.fromkeys(hour.key for hour in report.hours if hour.sealed)
+    for signer in signers:
+        if signer is None:
+            yield "seals     not signed: whoever can write here could seal again what was changed" + (
+                ", unless a later seal is signed" * (len(signers) > 1)
+            )
+        elif key is None:
+            yield f"seals     signed by {signer}, which was not checked against a key of yours (--key)"
+        else:
+            yield f"seals     signed by {signer}"
+    if report.head is not None:
+        yield f"head      {report.head}: kept elsewhere and given with --head, it shows that nothing up to here was changed or taken away"
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@settings_options(routes=True)
+@settings_options("host", "port", "viewer", "viewer_host", "viewer_port", "archive", "record", "default_route", "min_free", routes=True)
 def doctor(as_json: bool, **flags: Any) -> None:
     """Look for what would keep Verbatim from working here.
 
