@@ -84,7 +84,8 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
 
     async def unknown(request: Request, error: Exception) -> Response:
         known = ", ".join(f"/{name}" for name in relay.routes.routes)
-        fields, body = answer(GatewayError(404, "no_route", f"no route for this path; there are: {known}"), "openai", "")
+        why = f"no route for this path; there are: {known}. The setting default_route names one for all other paths, such as a bare /v1/..."
+        fields, body = answer(GatewayError(404, "no_route", why), "openai", "")
         return Response(body, 404, {name.decode(): value.decode() for name, value in fields if name != b"x-verbatim-id"})
 
     return Starlette(routes=[Page("/", index), Page("/_verbatim/health", health)], exception_handlers={404: unknown}, lifespan=lifespan)

@@ -26,8 +26,8 @@ FRESH: Final = 200
 
 @click.command()
 @click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
-@click.option("--route", help="Only those of this route, for example openai.")
-@click.option("--status", help="Only those with this status: 200, 4xx, or none.")
+@click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
+@click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
 @click.option("--text", help="Only those whose line holds this text.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
@@ -58,8 +58,8 @@ def ls(number: int, route: str | None, status: str | None, text: str | None, as_
 def show(id: str, as_json: bool, **flags: Any) -> None:
     """Show one exchange: request, response, and where it lies.
 
-    ID is an exchange's id, from `verbatim ls`, the log or the x-verbatim-id header; its first 8 or more characters do when no other
-    begins so.
+    ID is an exchange's id, from `verbatim ls`, the log or the x-verbatim-id header. Its beginning, from 8 characters on, will do where no
+    other exchange begins so; those of one minute share the first 8.
 
     \b
     Examples:

@@ -11,11 +11,22 @@ import click
 
 from gateway.settings import SETTINGS, Setting, Settings, SettingsError, find_config, load
 
-__all__ = ["WrongInput", "read_settings", "settings_options"]
+__all__ = ["DEMO_ARCHIVE", "WrongInput", "read_settings", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 METAVARS: Final = {"text": "TEXT", "path": "PATH", "whole": "NUMBER", "size": "SIZE", "seconds": "SECONDS"}
+NAMED_METAVARS: Final = {
+    "host": "ADDRESS",
+    "viewer_host": "ADDRESS",
+    "viewer_hosts": "NAME:PORT,...",
+    "archive": "FOLDER",
+    "seal_key": "FILE",
+    "default_route": "NAME",
+}
+
+DEMO_ARCHIVE: Final = Path("data/demo")
+"""Where demo traffic is recorded unless a folder is named: not among real recordings."""
 
 
 class WrongInput(click.ClickException):
@@ -27,16 +38,24 @@ class WrongInput(click.ClickException):
 def settings_options(*names: str, routes: bool = False) -> Callable[[F], F]:
     """Options for the settings `names` (all without any), `--config`, and `--route` with `routes`; read them with `read_settings`.
 
-    A secret has none: every user of a machine can read a command line. It comes from the file or the environment.
+    A command with routes starts a gateway; one without works on an archive that is there, and its help says so. A secret has no option:
+    every user of a machine can read a command line. It comes from the file or the environment.
     """
     chosen = [setting for setting in SETTINGS if not setting.secret and (not names or setting.name in names)]
+    if routes:
+        options = [_route_option(), _config_option(), *map(_option, chosen)]
+    else:
+        options = [*(_option(_READ.get(setting.name, setting)) for setting in chosen), _config_option()]
 
     def add(command: F) -> F:
-        for option in reversed([*map(_option, chosen), *([_route_option()] if routes else []), _config_option()]):
+        for option in reversed(options):
             command = option(command)
         return command
 
     return add
+
+
+_READ: Final = {it.name: it._replace(help="Folder of the recordings.") for it in SETTINGS if it.name == "archive"}
 
 
 def _option(setting: Setting) -> Callable[[F], F]:
@@ -44,7 +63,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
     if setting.kind == "switch":
         flag = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
         return click.option(flag, setting.name, default=None, help=setting.help + shown)
-    metavar = "|".join(setting.choices) if setting.choices else METAVARS[setting.kind]
+    metavar = "|".join(setting.choices) if setting.choices else NAMED_METAVARS.get(setting.name, METAVARS[setting.kind])
     return click.option(setting.flag, setting.name, metavar=metavar, default=None, help=setting.help + shown)
 
 
@@ -72,5 +91,8 @@ def read_settings(
     except SettingsError as error:
         raise WrongInput(str(error)) from None
     if exists is not None and not settings.archive.is_dir():
-        raise WrongInput(f"there is no archive folder {settings.archive} to {exists}; name one with --archive")
+        demo = (
+            f" (the demo's is there: --archive {DEMO_ARCHIVE})" if settings.archive == Settings().archive and DEMO_ARCHIVE.is_dir() else ""
+        )
+        raise WrongInput(f"there is no archive folder {settings.archive} to {exists}; name one with --archive{demo}")
     return settings

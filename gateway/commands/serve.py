@@ -7,21 +7,18 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from gateway import serving
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import DEMO_ARCHIVE, WrongInput, read_settings, settings_options
 from gateway.settings import SettingsError
-
-DEMO_ARCHIVE: Final = Path("data/demo")
-"""Where demo traffic is recorded unless a folder is named: not among real recordings."""
 
 
 @click.command(epilog="Every option is a setting, too: in verbatim.toml by its name, in the environment as VERBATIM_NAME.")
-@settings_options(routes=True)
 @click.option("--demo", is_flag=True, help="Answer from a built-in demo upstream, with some traffic to look at; needs no key.")
+@settings_options(routes=True)
 @click.option("--fd", type=int, hidden=True, help="Listen on this inherited socket.")
 @click.option("--lifeline", type=int, hidden=True, help="Stop when this inherited descriptor ends.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Do not print the greeting.")
@@ -53,7 +50,7 @@ def run_gateway(
         else:
             settings = read_settings(flags)
         try:
-            serving.serve(settings, listener=listener, lifeline=lifeline, quiet=quiet, when_ready=serving.sow if demo else None)
+            serving.serve(settings, listener=listener, lifeline=lifeline, quiet=quiet, demo=demo)
         except SettingsError as error:
             raise WrongInput(str(error)) from None
 
@@ -62,7 +59,7 @@ def run_gateway(
 @click.option(
     "--all", "everything", is_flag=True, help="Start gateway and viewer in front of it, too: the same as `verbatim serve --demo`."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8789, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
 @click.option("--pace", default=1.0, show_default=True, type=click.FloatRange(0, 100), help="Stretches the pauses; 0 answers at once.")
 def demo(everything: bool, host: str, port: int, pace: float) -> None:

@@ -97,10 +97,10 @@ async def _generate(dialect: Dialect, request: Request, thought: tuple[Ask, Repl
         message = "Rate limit reached for demo-429 in the demo upstream. Please try again in 1s."
         return _error(dialect, 429, message, stamp, {"retry-after": "1"})
     if ask.stream:
-        return _stream(dialect, ask, dialect.events(ask, said, stamp), stamp, pace, EVENTS)
+        return await _stream(dialect, ask, dialect.events(ask, said, stamp), stamp, pace, EVENTS)
     answer = dialect.whole(ask, said, stamp)
     if ask.model == "demo-abort":
-        return _stream(dialect, ask, iter([spaced(answer, indent=2)]), stamp, pace, JSON)
+        return await _stream(dialect, ask, iter([spaced(answer, indent=2)]), stamp, pace, JSON)
     return await _plain(dialect, request, answer, stamp, pace)
 
 
@@ -124,17 +124,19 @@ async def _gemini(dialect: Dialect, request: Request, thought: tuple[Ask, Reply]
     if verb == "countTokens":
         return await _plain(dialect, request, {"totalTokens": ask.prompt_tokens}, stamp, pace)
     if verb == "streamGenerateContent" and request.query_params.get("alt") != "sse" and ask.model != "demo-429":
-        return _stream(dialect, ask, gemini.array(ask, said, stamp), stamp, pace, JSON)
+        return await _stream(dialect, ask, gemini.array(ask, said, stamp), stamp, pace, JSON)
     if verb in {"generateContent", "streamGenerateContent"}:
         return await _generate(dialect, request, thought, stamp, pace)
     return _error(dialect, 404, f"The demo does not know the method {verb}.", stamp)
 
 
-def _stream(dialect: Dialect, ask: Ask, pieces: Iterator[str], stamp: Stamp, pace: float, media_type: str) -> Response:
+async def _stream(dialect: Dialect, ask: Ask, pieces: Iterator[str], stamp: Stamp, pace: float, media_type: str) -> Response:
+    pauses = stamp.pauses()
+    await asyncio.sleep(pace * next(pauses))  # thinking: a model's head comes with its first words
     headers = dialect.headers(stamp, 200) | {"cache-control": "no-cache", "content-type": media_type}
     if ask.model == "demo-abort":
-        return _Broken(_paced(_halved(pieces), stamp, pace), headers=headers)
-    return StreamingResponse(_paced(pieces, stamp, pace), headers=headers)
+        return _Broken(_paced(_halved(pieces), pauses, pace), headers=headers)
+    return StreamingResponse(_paced(pieces, pauses, pace), headers=headers)
 
 
 def _halved(pieces: Iterator[str]) -> Iterator[str]:
@@ -145,10 +147,13 @@ def _halved(pieces: Iterator[str]) -> Iterator[str]:
     yield whole[middle][: len(whole[middle]) // 2]
 
 
-async def _paced(pieces: Iterator[str], stamp: Stamp, pace: float) -> AsyncIterator[bytes]:
-    for piece, pause in zip(pieces, stamp.pauses(), strict=False):
+async def _paced(pieces: Iterator[str], pauses: Iterator[float], pace: float) -> AsyncIterator[bytes]:
+    """The pieces with a pause between any two."""
+    pause = 0.0
+    for piece, following in zip(pieces, pauses, strict=False):
         await asyncio.sleep(pause * pace)
         yield piece.encode()
+        pause = following
 
 
 class _Broken(StreamingResponse):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -91,6 +93,24 @@ def test_help_is_understood_by_a_newcomer() -> None:
         assert f"verbatim {name}" in own.output
 
 
+def options(command: str) -> dict[str, str]:
+    """The options of a command in the order of its help, each with what is said about it."""
+    told = re.split(r"^  (?=-)", run(command, "--help").output.split("Options:")[1].split("\n\n")[0], flags=re.MULTILINE)[1:]
+    return {each.split("  ")[0]: " ".join(each.split()) for each in told}
+
+
+def test_help_tells_first_what_is_used_most_and_names_what_is_wanted() -> None:
+    serve = options("serve")
+    assert list(serve)[:3] == ["--demo", "--route NAME=URL", "--config FILE"]
+    assert {"--host ADDRESS", "--viewer-host ADDRESS", "--archive FOLDER", "--default-route NAME"} <= set(serve)
+    assert "made when it does not exist" in serve["--archive FOLDER"]
+    for command in ("ls", "show", "tail", "verify", "view"):
+        assert "Folder of the recordings. [" in options(command)["--archive FOLDER"]
+    doctor = options("doctor")
+    assert {"--json", "--port NUMBER", "--route NAME=URL", "--min-free SIZE"} <= set(doctor)
+    assert not any("queue" in option or "part" in option or "timeout" in option for option in doctor)
+
+
 def test_the_version_is_told() -> None:
     assert run("--version").output == f"verbatim {__version__}\n"
 
@@ -125,6 +145,14 @@ def test_what_cannot_be_done_is_told_in_one_sentence(tmp_path: Path, arguments: 
     assert told in sentence
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_where_only_the_demo_recorded_its_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data" / "demo").mkdir(parents=True)
+    done = verbatim(tmp_path, "ls")
+    assert (done.returncode, "there is no archive folder data/archive" in done.stderr) == (2, True)
+    assert "(the demo's is there: --archive data/demo)" in done.stderr
+    assert "demo" not in verbatim(tmp_path, "ls", "--archive", "nowhere").stderr
 
 
 @pytest.mark.parametrize("flag", ["--port", "--viewer-port"])
@@ -164,6 +192,7 @@ def test_serve_says_where_it_is_and_what_to_set(tmp_path: Path) -> None:
         assert gateway.find(f"(export ANTHROPIC_BASE_URL={url}/anthropic)\n")
         assert gateway.find(f"(export GOOGLE_GEMINI_BASE_URL={url}/gemini)\n")
         assert gateway.find(f"({url}/local  ->  {server.url})\n")
+        assert gateway.find(r"(verbatim ls)\n\nCtrl-C stops it\.\n")
         assert get(f"{url}/local/v1/models")[0] == 200
         assert get(viewer.partition("?")[0])[0] in (401, 403)
         wait_for(lambda: get(viewer)[0] == 200, lambda: gateway.stderr)
@@ -190,6 +219,34 @@ def test_stopping_writes_what_was_recorded(tmp_path: Path, number: signal.Signal
     (said,) = [line for line in gateway.stderr.splitlines() if " access " in line]
     assert lines[1]["id"] in said
     assert "/local/v1/models?key=[redacted]" in said
+
+
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+"""Runs a command in a terminal of its own, with what it is given as what is typed there."""
+
+
+def test_ctrl_c_in_a_terminal_ends_all_of_it_in_silence(tmp_path: Path) -> None:
+    """The terminal sends the signal to every process of ours, not only to the first."""
+    command = [sys.executable, "-I", "-c", IN_A_TERMINAL, *COMMAND, "serve", "--port", "0", "--viewer-port", "0"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), bufsize=0, **pipes) as terminal:
+        keys, screen = terminal.stdin, terminal.stdout
+        assert keys is not None
+        assert screen is not None
+        said = b""
+        while b"Ctrl-C stops it" not in said:
+            data = os.read(screen.fileno(), 65536)
+            assert data, said
+            said += data
+        (gateway,) = children(terminal.pid)
+        wait_for(lambda: children(gateway, "dashboard.server") != [] and len(children(gateway)) > 1)
+        processes = [gateway, *children(gateway)]
+        keys.write(b"\x03")
+        said = screen.read()
+        assert terminal.wait(20) == 0
+    assert said.replace(b"^C", b"").strip() == b""
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
+    assert [line["kind"] for line in archive_records(tmp_path / "data" / "archive")] == ["open", "close"]
 
 
 def test_a_viewer_that_dies_is_started_again(tmp_path: Path) -> None:
@@ -234,10 +291,12 @@ def test_recording_may_be_off(tmp_path: Path) -> None:
 def test_the_demo_needs_no_key_and_fills_the_first_page(tmp_path: Path) -> None:
     with running(tmp_path, "serve", "--demo", "--port", "0", "--viewer-port", "0") as gateway:
         assert gateway.find(r"archive +(\S+)\n") == str(tmp_path / "data" / "demo")
+        assert gateway.find(r"(the demo takes any key)")
+        look = gateway.find(r"verbatim (ls --archive \S+)\n")
         wait_for(lambda: gateway.stderr.count(" access ") >= 10, lambda: gateway.stderr)
         assert gateway.end() == 0
     assert "Traceback" not in gateway.stderr
-    listed = verbatim(tmp_path, "ls", "--archive", "data/demo", "--json")
+    listed = verbatim(tmp_path, *look.split(), "--json")
     assert {json.loads(line)["route"] for line in listed.stdout.splitlines()} == {"openai", "anthropic", "gemini"}
 
 

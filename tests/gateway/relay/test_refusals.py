@@ -252,12 +252,12 @@ async def test_an_unread_upload_never_becomes_the_next_request() -> None:
 
 async def test_a_path_that_is_no_route_is_told_which_there_are() -> None:
     async with Origin() as origin, rig({"openai": origin.url, "mine": origin.url}) as gateway:
-        for line in (b"GET /nothing/here", b"POST /", b"PROPFIND /x", b"OPTIONS *", b"GET /OpenAI/v1"):
+        for line in (b"GET /nothing/here", b"POST /", b"PROPFIND /x", b"OPTIONS *", b"GET /OpenAI/v1", b"POST /v1/messages"):
             message, client = await gateway.ask(line + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
             if message.status != 405:  # POST to a page of our own
                 assert message.status == 404
                 assert message.values(b"x-verbatim-error") == [b"no_route"]
-                assert "/openai, /mine" in json.loads(message.body)["error"]["message"]
+                assert "/openai, /mine. The setting default_route names" in json.loads(message.body)["error"]["message"]
             await client.wait_ended()
             await client.close()
         assert origin.connections == []
