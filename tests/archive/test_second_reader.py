@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 import second_reader
+import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from rig_archive import packed
 from samples import HOUR, Shelf, in_parts, parsed, whole
 
 from archive import member
+from archive.chunk import Chunk, pack_head, pack_rows, seek_table
 from archive.folder import segment_name
 from archive.keys import load_key, make_key
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line
@@ -315,6 +317,28 @@ def test_the_page_tells_every_kind_reason_and_version() -> None:
     reasons = next(meaning for key, _, meaning in table("Kind exchange") if key == "end.reason")
     assert set(re.findall(r"`(\w+)`", reasons)) == set(EndReason) - {EndReason.CRASHED}
     assert next(meaning for key, _, meaning in table("The line") if key == "v").endswith(f"schema: {SCHEMA_VERSION}")
+
+
+def test_the_page_tells_every_byte_of_a_chunk() -> None:
+    tags = [member.Tag(1, length, bytes([length]) * 16, 3, 1 << 40) for length in (5, 7)]
+    rows = pack_rows(tags)
+    chunk = Chunk(base=1 << 33, raw=12, stored=99, records=2, table=len(rows))
+    head = pack_head(chunk)
+    fields = table("The packed form")
+    fixed = [(int(at), int(count), name, value) for at, count, name, value in fields[:-2]]
+    assert [at + count for at, count, _, _ in fixed] == [at for at, _, _, _ in fixed[1:]] + [len(head)]
+    for at, count, name, value in fixed:
+        if known := re.match(r"`([0-9a-f ]+)`", value):
+            assert head[at : at + count] == bytes.fromhex(known[1])
+        elif name not in ("follows", "crc"):
+            assert int.from_bytes(head[at : at + count], "little") == getattr(chunk, name)
+    number = {name: int.from_bytes(head[at : at + count], "little") for at, count, name, _ in fixed}
+    assert number["follows"] == 44 + len(rows)
+    assert number["crc"] == zlib.crc32(head[:48])
+    assert [row[:2] for row in fields[-2:]] == [[str(len(head)), "table"], [f"{len(head)} + table", "stored"]]
+    columns = zstandard.ZstdDecompressor().decompress(rows)
+    assert columns == struct.pack("<32sIIQQQQ", tags[0].id + tags[1].id, 3, 3, 1 << 40, 1 << 40, 5, 7)
+    assert seek_table([chunk]).startswith(bytes.fromhex("5e2a4d18"))
 
 
 def test_the_page_tells_every_key_of_a_seal(tmp_path: Path) -> None:
