@@ -1,11 +1,10 @@
 """Writers that are killed at random moments, and the account afterwards. Run as a program: it forks, so it must hold no threads.
 
-`python rig_crash.py FOLDER TRIALS PROCESSES SEED` prints its account as one line of JSON, see KEYS.
+`python rig_crash.py FOLDER TRIALS PROCESSES SEED` prints its account as one line of JSON, see KEYS; `injected` are the torn ends.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
@@ -19,13 +18,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from faults.child import judge
 from rig_archive import record
 
-from archive.folder import QUARANTINE, segments
+from archive.folder import QUARANTINE
 from archive.record import Body, Record, id_text
 from archive.writer import Writer
 
-KEYS = ("trials", "acknowledged", "torn", "lost", "doubled", "unreadable")
+KEYS = ("trials", "acknowledged", "injected", "lost", "doubled", "unreadable")
 LARGEST = 8 << 20
 BLOB = record(LARGEST).request_body.chunks[0]  # type: ignore[union-attr]
 
@@ -90,19 +90,8 @@ def killed(folder: Path, processes: int, choose: random.Random) -> list[str]:
     return said.decode().splitlines()
 
 
-def read(folder: Path) -> Counter[str]:
-    """How often each exchange is in the archive, by plain gzip. Raises when gzip does."""
-    found: Counter[str] = Counter()
-    for path in segments(folder):
-        with gzip.open(path) as file:
-            for line in file:
-                each = json.loads(line)
-                if each["kind"] == "exchange":
-                    found[each["id"]] += 1
-    return found
-
-
 def trial(folder: Path, processes: int, choose: random.Random) -> dict[str, int]:
+    """Kill, record again, and see what zcat reads and what `archive.verify` makes of it: killed writers leave no holes before their end."""
     acknowledged = killed(folder, processes, choose)
     after = [record(1000) for _ in range(3)]
     writer = Writer(folder, version="after", min_free=0, sync="never")
@@ -111,18 +100,8 @@ def trial(folder: Path, processes: int, choose: random.Random) -> dict[str, int]
         writer.put(each)
     clean = writer.close(20)
     torn = len(list((folder / QUARANTINE).iterdir())) if (folder / QUARANTINE).exists() else 0
-    expected = acknowledged + [id_text(each.id) for each in after]
-    try:
-        found = read(folder)
-    except (OSError, EOFError, ValueError):
-        return {"trials": 1, "acknowledged": len(acknowledged), "unreadable": 1}
-    return {
-        "trials": 1,
-        "acknowledged": len(acknowledged),
-        "torn": torn,
-        "lost": sum(not found[each] for each in expected) + (not clean),
-        "doubled": sum(count > 1 for count in found.values()),
-    }
+    verdict = judge(folder, acknowledged + [id_text(each.id) for each in after])
+    return {**verdict, "trials": 1, "acknowledged": len(acknowledged), "injected": torn, "lost": verdict["lost"] + (not clean)}
 
 
 def main(folder: Path, trials: int, processes: int, seed: int) -> None:

@@ -36,6 +36,8 @@ class Said:
     refused: int = 0
     """How often it could not even start."""
     all_offered: bool = False
+    settled: int = 0
+    """How many of those that were asked for on top have been acknowledged or not."""
     counters: dict[str, Any] = field(default_factory=dict)
     """At the end: the writer's own, and whether it closed cleanly."""
 
@@ -102,14 +104,17 @@ class Child:
             self.said.refused += 1
         elif what == "all":
             self.said.all_offered = True
+        elif what == "settled":
+            self.said.settled += 1
         elif what == "end":
             self.said.counters = json.loads(rest)
 
-    def more(self, size: int) -> Said:
-        """Have it offer one more record as soon as there is nothing left in its queue, and wait until that is acknowledged."""
+    def more(self, size: int) -> bool:
+        """Have it offer one more record once its queue is empty; whether that was acknowledged (or its sync failed)."""
         self._ours.sendall(b"more %d\n" % size)
-        count = len(self.said.offered)
-        return self.wait(lambda said: len(said.offered) > count and said.offered[-1] in said.acknowledged)
+        settled = self.said.settled
+        said = self.wait(lambda said: said.settled > settled)
+        return said.offered[-1] in said.acknowledged
 
     def close(self) -> Said:
         """Have it close its writer, and wait for its account and its end."""
@@ -157,11 +162,14 @@ def _work(
     def say(line: str) -> None:
         sock.sendall(line.encode() + b"\n")
 
+    acknowledged: set[bytes] = set()
+
     def written(records: Sequence[Record]) -> None:
         for each in records:
             if acknowledge is not None:
                 acknowledge(id_text(each.id))
             say(f"acknowledged {id_text(each.id)}")
+            acknowledged.add(each.id)
 
     log = logging.getLogger("verbatim.child")
     log.propagate = False
@@ -176,12 +184,13 @@ def _work(
             say("refused")
             time.sleep(0.01)
 
-    def offer(size: int) -> None:
+    def offer(size: int) -> bytes:
         each = record(size)
         say(f"offered {id_text(each.id)}")
         writer.put(each)
         while writer.stats().queued and not writer.stats().paused and os.getppid() == parent:
             time.sleep(0.001)
+        return each.id
 
     for size in sizes:
         offer(size)
@@ -190,7 +199,11 @@ def _work(
     while (order := sock.recv(100).split())[0] == b"more":
         while writer.stats().queued and os.getppid() == parent:
             time.sleep(0.001)
-        offer(int(order[1]))
+        failures = writer.stats().sync_failures
+        offered = offer(int(order[1]))
+        while offered not in acknowledged and writer.stats().sync_failures == failures and os.getppid() == parent:
+            time.sleep(0.001)
+        say("settled")
     clean = writer.close(30)
     stats = writer.stats()
     say("end " + json.dumps({**{name: getattr(stats, name) for name in stats.__slots__}, "clean": clean}))

@@ -314,6 +314,7 @@ def serve(place: str) -> None:
             if device in ready:
                 serve_one(device, disk)
     finally:
+        os.close(device)  # first: umount must not wait for answers that nobody gives any more
         subprocess.run(["umount", "--lazy", "-i", "-n", place], check=False)
 
 

@@ -49,9 +49,8 @@ def trial(disk: FaultyDisk, folder: Path, log: Path, kind: Kind, at: int, error:
     hits = disk.seen()[1]
     disk.heal()
     child.wait(lambda said: said.all_offered)
-    child.more(300)  # recording goes on, without a restart
+    wrong = [] if child.more(300) else ["it does not go on recording"]
     said = child.close()
-    wrong = []
     if not said.counters["clean"]:
         wrong.append("it did not close cleanly")
     if said.counters["written"] + said.counters["dropped"] != len(said.offered):

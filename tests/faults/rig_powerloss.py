@@ -109,11 +109,11 @@ def lost_pages(disk: FaultyDisk, archive: Path) -> None:
 
 
 def one_a_second(disk: FaultyDisk, archive: Path) -> None:
-    writer(disk, archive, sync="1s", pause=0.05, rounds=5).close()
+    writer(disk, archive, sync="1s", pause=0.05, rounds=3).close()
 
 
 def two_a_second(disk: FaultyDisk, archive: Path) -> None:
-    for child in [writer(disk, archive, sync="1s", pause=0.05, rounds=4), writer(disk, archive, sync="1s", pause=0.08, rounds=3)]:
+    for child in [writer(disk, archive, sync="1s", pause=0.05, rounds=3), writer(disk, archive, sync="1s", pause=0.08, rounds=2)]:
         child.close()
 
 

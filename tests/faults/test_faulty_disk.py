@@ -50,7 +50,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_readable_and_recording_go
 @pytest.mark.slow
 @pytest.mark.timeout(900 if LONG else 120)
 def test_a_power_loss_takes_only_what_was_not_synced_and_leaves_clean_files(tmp_path: Path) -> None:
-    rows = campaign("rig_powerloss.py", tmp_path, 1500 if LONG else 30, SEED)
+    rows = campaign("rig_powerloss.py", tmp_path, 1500 if LONG else 12, SEED)
     assert len(rows) == 8
     # How late a sync may be on a busy machine is not for a test to say; that there is one every second shows all the same.
     assert all(float(str(row["oldest"])) < 10 for row in rows)
