@@ -7,14 +7,15 @@ ArchiveError
 ├── DamagedMember   these bytes are not one whole, undamaged member
 ├── DamagedSeal     this seal is not as it was written
 ├── Unsealable      this hour cannot be sealed: not there, not its turn, or too late
-└── BadKey          this file holds no key that may be used
+├── BadKey          this file holds no key that may be used
+└── BadProof        this proof does not hold
 """
 
 # ruff: noqa: N818 - the tree's names say what is the matter; "Error" behind each would say nothing more
 
 from __future__ import annotations
 
-__all__ = ["ArchiveError", "BadKey", "BadName", "DamagedMember", "DamagedSeal", "NotFound", "Unsealable", "Unwritable"]
+__all__ = ["ArchiveError", "BadKey", "BadName", "BadProof", "DamagedMember", "DamagedSeal", "NotFound", "Unsealable", "Unwritable"]
 
 
 class ArchiveError(Exception):
@@ -50,3 +51,7 @@ class Unsealable(ArchiveError):
 
 class BadKey(ArchiveError):
     """This file holds no key, not one of the right kind, or others may read it. Messages say what to do and show nothing of the key."""
+
+
+class BadProof(ArchiveError):
+    """This proof does not hold: the record is not the one that was sealed, or not by the key that is asked for."""

@@ -12,7 +12,7 @@ from archive.errors import DamagedSeal
 from archive.keys import signed_by
 from archive.merkle import HASH_LENGTH
 
-__all__ = ["DIGEST_LENGTH", "Previous", "Seal", "SealedDamage", "SealedWriter", "parse_seal"]
+__all__ = ["DIGEST_LENGTH", "Previous", "Seal", "SealedDamage", "SealedWriter", "canonical", "parse_seal"]
 
 DIGEST_LENGTH: Final = 8
 """Bytes of a SHA-256 that tell one record of an hour from another."""
@@ -87,7 +87,7 @@ class Seal:
 
         Canonical JSON (RFC 8785; there are only strings and whole numbers in it).
         """
-        return _canonical(self.stated())
+        return canonical(self.stated())
 
     def stated(self) -> Json:
         """The same as an object."""
@@ -101,7 +101,7 @@ class Seal:
         the seal that follows."""
         digests = {"members": base64.b64encode(self.members).decode(), "lines": base64.b64encode(self.lines).decode()}
         check = sha256(self.statement() + (self.signature or "").encode()).hexdigest()
-        return _canonical({**self.stated(), "digests": digests, "signature": self.signature, "check": check}) + b"\n"
+        return canonical({**self.stated(), "digests": digests, "signature": self.signature, "check": check}) + b"\n"
 
     def holds(self) -> bool:
         """Whether its signature is that of its own key; True when it has neither. Whose key that is, is another question."""
@@ -110,7 +110,8 @@ class Seal:
         return signed_by(self.key, base64.b64decode(self.signature), self.statement())
 
 
-def _canonical(value: object) -> bytes:
+def canonical(value: object) -> bytes:
+    """Canonical JSON (RFC 8785) of objects, arrays, strings and whole numbers."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 

@@ -18,7 +18,11 @@ COMMANDS: Final = {
     "ls": ("look", "List recorded exchanges."),
     "show": ("look", "Show one exchange."),
     "tail": ("look", "Follow the recordings."),
-    "verify": ("check", "Check that recordings are whole."),
+    "verify": ("check", "Check that recordings are complete and as they were."),
+    "seal": ("seal", "Seal the hours that are over, so that a change shows."),
+    "keygen": ("seal", "Make a key that signs seals."),
+    "prove": ("seal", "Make a proof that an exchange was recorded as it is."),
+    "check-proof": ("seal", "Check such a proof, without the recordings."),
     "prune": ("keep", "Remove the oldest recordings, by the hour."),
     "forget": ("keep", "Remove exchanges from the recordings."),
     "doctor": ("check", "Look for what would keep Verbatim from working here."),
@@ -37,7 +41,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"gateway.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -107,16 +107,12 @@ def _between(since: str | None, until: str | None) -> str:
 
 
 def _seals(report: Report, key: str | None) -> Iterator[str]:
-    signers = dict.fromkeys(hour.key for hour in report.hours if hour.sealed)
-    for signer in signers:
-        if signer is None:
-            yield "seals     not signed: whoever can write here could seal again what was changed" + (
-                ", unless a later seal is signed" * (len(signers) > 1)
-            )
-        elif key is None:
-            yield f"seals     signed by {signer}, which was not checked against a key of yours (--key)"
-        else:
-            yield f"seals     signed by {signer}"
+    sealed = [hour.key for hour in report.hours if hour.sealed]
+    for signer in dict.fromkeys(filter(None, sealed)):
+        checked = ", which was not checked against a key of yours (--key)" if key is None else ""
+        yield f"seals     {counted(sealed.count(signer), 'hour')} signed by {signer}{checked}"
+    if unsigned := sealed.count(None):
+        yield f"seals     {counted(unsigned, 'hour')} not signed: without a signed seal after them, who can write here can seal them anew"
     if report.head is not None:
         yield f"head      {report.head}: kept elsewhere and given with --head, it shows that nothing up to here was changed or taken away"
 
