@@ -85,6 +85,7 @@ class Tally:
             if values:
                 figures[f"{name}p50_ms"] = values[len(values) // 2]
                 figures[f"{name}p99_ms"] = values[min(len(values) - 1, len(values) * 99 // 100)]
+                figures[f"{name}worst_ms"] = values[-1]
         return figures
 
 

@@ -87,12 +87,14 @@ def naive(start: Start) -> list[str]:
     return [sys.executable, str(HERE / "naive.py"), str(start.port), str(start.origin)]
 
 
-def verbatim(record: bool) -> Callable[[Start], list[str]]:
+def verbatim(record: bool, *, archive: Path | None = None, more: str = "") -> Callable[[Start], list[str]]:
+    """Verbatim with these settings; the archive lies in the contender's folder where no other place is named."""
+
     def command(start: Start) -> list[str]:
-        settings = start.folder / "verbatim.toml"
+        settings, place = start.folder / "verbatim.toml", archive or start.folder / "archive"
         settings.write_text(
-            f'host = "127.0.0.1"\nport = {start.port}\narchive = "{start.folder / "archive"}"\nviewer = false\naccess_log = false\n'
-            f'record = {str(record).lower()}\n\n[routes.bench]\nupstream = "http://127.0.0.1:{start.origin}"\n'
+            f'host = "127.0.0.1"\nport = {start.port}\narchive = "{place}"\nviewer = false\naccess_log = false\n'
+            f'record = {str(record).lower()}\n{more}\n[routes.bench]\nupstream = "http://127.0.0.1:{start.origin}"\n'
         )
         return [*console_script(), "serve"]
 

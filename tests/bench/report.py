@@ -70,7 +70,7 @@ def goals(cells: Cells) -> list[Goal]:
                 found.append(
                     _bounded(cells, contender, workload, f"memory at saturation, {size}{'' if contender == 'on' else ', any core'}")
                 )
-    return found + _crowd(cells)
+    return found + _crowd(cells) + _archive(cells)
 
 
 def _at_most(cells: Cells) -> Any:
@@ -141,6 +141,61 @@ def _crowd(cells: Cells) -> list[Goal]:
     return found
 
 
+WRITER: Sequence[tuple[str, str, int]] = (("2 KB", "write-2", 25_000), ("20 KB", "write-20", 12_000), ("200 KB", "write-200", 1_500))
+
+
+def _archive(cells: Cells) -> list[Goal]:
+    """The goals for the archive's writer, for what telling it costs the loop, and for what others feel."""
+    found = []
+    for size, workload, least in WRITER:
+        ours, theirs = _get(cells, "writer", workload, "per_s"), _get(cells, "codexlike", workload, "per_s")
+        text = f"{ours:,.0f} per s" + (f", {ours / theirs:,.1f}x of one like codex-lb" if theirs else "")
+        goal = Goal(
+            f"writer on one core, {size}: at least {least:,} records per second", text, ours >= least, f"by {least / (ours or 1):.2f}x"
+        )
+        found.append(goal if ours else Goal(goal.what, "", None))
+    for what, figure, most in (("a record", "record_us", 5.0), ("a stream chunk", "chunk_us", 2.0)):
+        ours, theirs = _get(cells, "writer", "enqueue", figure), _get(cells, "codexlike", "enqueue", figure)
+        goal = Goal(
+            f"telling {what} costs the event loop at most {most:g} us",
+            f"{ours:.2f} us, like codex-lb {theirs:.1f} us",
+            ours <= most,
+            f"by {ours / most:.2f}x",
+        )
+        found.append(goal if ours else Goal(goal.what, "", None))
+    on, off = _get(cells, "on", "large", "worst_ms"), _get(cells, "off", "large", "worst_ms")
+    goal = Goal(
+        "others wait at most 20 ms while 100 MB are recorded",
+        f"{on:.1f} ms at worst, not recording {off:.1f}",
+        on <= 20,
+        f"by {on - 20:.1f} ms",
+    )
+    found.append(goal if on else Goal(goal.what, "", None))
+    return found + _still(cells)
+
+
+def _still(cells: Cells) -> list[Goal]:
+    """The goals for a disk that stands still."""
+    found = []
+    still, working = _get(cells, "stalled", "disk", "p99_ms"), _get(cells, "working", "disk", "p99_ms")
+    what = "others' p99 at most 20 ms while the disk stands still"
+    found.append(
+        Goal(what, f"{still:.1f} ms, while it works {working:.1f}", still <= 20, f"by {still - 20:.1f} ms")
+        if still
+        else Goal(what, "", None)
+    )
+    what = f"memory while the disk stands still: at most the queue ({QUEUE_MB:.0f} MB) and {WORK_MB:.0f} MB over idle"
+    idle, peak = _get(cells, "stalled", "disk", "idle_mb"), _get(cells, "stalled", "disk", "peak_mb")
+    over = peak - idle - QUEUE_MB - WORK_MB
+    dropped = _get(cells, "stalled", "disk", "dropped")
+    found.append(
+        Goal(what, f"{peak:.0f} MB, idle {idle:.0f}; {dropped:,.0f} dropped and told", over <= 0, f"by {over:.0f} MB")
+        if peak
+        else Goal(what, "", None)
+    )
+    return found
+
+
 def _get(cells: Cells, contender: str, workload: str, figure: str) -> float:
     return cells.get((contender, workload), {}).get(figure, 0.0)
 
@@ -183,6 +238,59 @@ CROWD: Sequence[Column] = (
 )
 
 
+WRITING: Sequence[Column] = tuple(
+    column
+    for size, workload, _ in WRITER
+    for column in (
+        (f"{size} records/s", workload, "per_s", ",.0f"),
+        ("CPU us", workload, "cpu_us", ",.0f"),
+        ("bytes", workload, "bytes", ",.0f"),
+    )
+)
+TELLING: Sequence[Column] = (
+    ("a record, 2 KB", "enqueue", "record_us", ",.1f"),
+    ("a stream chunk", "enqueue", "chunk_us", ",.2f"),
+    ("a request of 1 MB", "enqueue", "upload_us", ",.0f"),
+)
+LARGE: Sequence[Column] = (
+    ("p50 ms", "large", "p50_ms", ".2f"),
+    ("p99 ms", "large", "p99_ms", ".1f"),
+    ("worst ms", "large", "worst_ms", ".1f"),
+    ("the 100 MB took s", "large", "upload_s", ".2f"),
+)
+STILL: Sequence[Column] = (
+    ("p50 ms", "disk", "p50_ms", ".2f"),
+    ("p99 ms", "disk", "p99_ms", ".1f"),
+    ("worst ms", "disk", "worst_ms", ".1f"),
+    ("idle MB", "disk", "idle_mb", ".0f"),
+    ("peak MB", "disk", "peak_mb", ".0f"),
+    ("recorded", "disk", "kept", ",.0f"),
+    ("dropped and told", "disk", "dropped", ",.0f"),
+)
+ARCHIVE_ROWS = (("writer", "**Verbatim**"), ("codexlike", "like codex-lb"))
+LARGE_ROWS = (("off", "**Verbatim, not recording**"), ("on", "**Verbatim, recording**"))
+STILL_ROWS = (("working", "the disk works"), ("stalled", "it stands still"))
+STAGES = (("hash, decode", "content_us"), ("line", "line_us"), ("pack", "pack_us"), ("append", "append_us"), ("sync", "sync_us"))
+
+
+def stage_table(cells: Cells) -> str:
+    """Where the writer's CPU goes: a row a size; what its stages do not account for is the queue's and the threads'."""
+    lines = [
+        "**Where the writer's CPU goes; us a record, share**",
+        "",
+        "| | " + " | ".join(name for name, _ in STAGES) + " | queue, threads |",
+    ]
+    lines.append("|---|" + "--:|" * (len(STAGES) + 1))
+    for size, workload, _ in WRITER:
+        figures = cells.get(("writer", workload), {})
+        if not figures.get("line_us"):
+            continue
+        parts = [figures[name] for _, name in STAGES]
+        parts.append(max(0.0, figures["cpu_us"] - sum(parts)))
+        lines.append(f"| {size} | " + " | ".join(f"{part:.1f}, {part / sum(parts):.0%}" for part in parts) + " |")
+    return "\n".join(lines) + "\n" if len(lines) > 4 else ""
+
+
 def table(title: str, columns: Sequence[Column], cells: Cells, contenders: Sequence[tuple[str, str]]) -> str:
     """One Markdown table: a row a contender, in the given order; empty where nothing was measured."""
     wanted = [column for column in columns if any((name, column[1]) in cells for name, _ in contenders)]
@@ -211,6 +319,11 @@ def document(machine: str, notes: Sequence[str], cells: Cells, contenders: Seque
         table("At a fixed rate: 1 KB at 1,000/s, 200 KB at 200/s; times in ms", STEADY, cells, contenders),
         table("Paced streams; times in ms", PACED, cells, contenders),
         table("A crowd of paced streams", CROWD, cells, contenders),
+        table("The archive's writer on one core", WRITING, cells, ARCHIVE_ROWS),
+        stage_table(cells),
+        table("What telling costs the event loop; us of CPU", TELLING, cells, ARCHIVE_ROWS),
+        table("500 requests a second of others while a request of 100 MB goes through", LARGE, cells, LARGE_ROWS),
+        table("The same beside 200 requests a second of 200 KB, recorded, while the disk stands still for 5 s", STILL, cells, STILL_ROWS),
         goal_table(found) if found else "",
         "\n".join(f"- {note}" for note in notes) + "\n" if notes else "",
     ]

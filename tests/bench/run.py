@@ -15,6 +15,7 @@ import platform
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ledger
+import recording
 import report
 from contenders import CONTENDERS, Contender, Running, answers, start_origin
 from processes import cores
@@ -30,6 +32,8 @@ from workloads import FULL, HEADS, QUICK, SMOKE, WORKLOADS, Bench, Figures, Work
 
 ENOUGH = 0.85
 """A proxy that had less of its core at saturation was held back by something else."""
+ARCHIVE = "archive"
+"""The name of the part that is about the archive's writer (`recording`)."""
 CONNECTIONS = 32
 """Requests that may be under way when the load breaks off: that many may be in one count and not in the other."""
 
@@ -57,9 +61,13 @@ def main() -> int:
         try:
             bench = Bench(scale, port, origin, load_cores, folder, write_body(folder / "body.json"), HEADS[arguments.head])
             cells = rounds(bench, contenders, workloads, proxy_cores, notes)
+            if ARCHIVE in arguments.only or not arguments.only:
+                cells += archive(bench, proxy_cores, notes)
         finally:
             origin.stop()
-    machine = machine_line(contenders, proxy_cores, load_cores, arguments.head, scale.rounds, scale.seconds)
+    machine = machine_line(
+        contenders or [c for c in CONTENDERS if c.name == "on"], proxy_cores, load_cores, arguments.head, scale.rounds, scale.seconds
+    )
     medians = report.medians(cells)
     text = report.document(machine, sorted(set(notes)), medians, [(c.name, c.title) for c in contenders], partly=bool(arguments.only))
     print(text)
@@ -72,7 +80,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    names = [c.name for c in CONTENDERS] + [w.name for w in WORKLOADS]
+    names = [c.name for c in CONTENDERS] + [w.name for w in WORKLOADS] + [ARCHIVE]
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="one short round: a look, no figures to keep")
     p.add_argument("--smoke", action="store_true", help="hardly any load: does the bench itself work")
@@ -104,6 +112,8 @@ def raise_file_limit() -> None:
 
 def chosen(only: list[str], *, quick: bool) -> tuple[list[Contender], list[Workload]]:
     """The contenders and workloads that are named; of either kind all, or those of a quick look, where none of it is named."""
+    if only == [ARCHIVE]:
+        return [], []
     contenders = [c for c in CONTENDERS if c.name in only] or [c for c in CONTENDERS if not (quick and c.all_cores)]
     workloads = [w for w in WORKLOADS if w.name in only] or [w for w in WORKLOADS if w.quick or not quick]
     return contenders, workloads
@@ -131,6 +141,16 @@ def rounds(bench: Bench, contenders: list[Contender], workloads: list[Workload],
                     busy = f"{figures['busy']:.0%}"
                     notes.append(f"{contender.name}, {workload.name}: had only {busy} of its core; load or neighbours held it back")
                 cells.append({"round": number, "contender": contender.name, "workload": workload.name, "figures": figures})
+    return cells
+
+
+def archive(bench: Bench, on: str, notes: list[str]) -> list[dict[str, Any]]:
+    """The archive's part; where something fails what was measured before it is kept."""
+    cells: list[dict[str, Any]] = []
+    try:
+        cells.extend(recording.cells(bench, on))
+    except (RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        notes.append(f"{ARCHIVE}: failed: {str(error).strip().splitlines()[-1][:300]}")
     return cells
 
 

@@ -40,6 +40,40 @@ def test_every_load_is_made_and_counted(tmp_path: Path) -> None:
     assert "| Starlette + httpx |" in result["text"]
 
 
+def test_the_archives_part_measures_all_its_goals(tmp_path: Path) -> None:
+    result = smoke(tmp_path, "archive")
+    cells = {(cell["contender"], cell["workload"]): cell["figures"] for cell in result["cells"]}
+    assert result["notes"] == []
+    assert [cells[who, f"write-{size}"]["per_s"] > 0 for who in ("writer", "codexlike") for size in (2, 20, 200)] == [True] * 6
+    assert all(cells["writer", "write-2"][f"{stage}_us"] > 0 for stage in ("content", "line", "pack", "append"))
+    assert all(figures["errors"] == 0 for figures in cells.values())
+    assert cells["working", "disk"]["kept"] > 0
+    assert len([goal for goal in result["goals"] if goal["met"] is not None]) == 8
+    assert "| like codex-lb |" in result["text"]
+
+
+def test_a_writer_like_codex_lbs_writes_lines_that_gzip_reads(tmp_path: Path) -> None:
+    from codexlike import CodexLike
+
+    writer = CodexLike(tmp_path / "hour.jsonl.gz", queue_bytes=4000)  # so that the second waits for room
+    for number in range(5):
+        writer.put({"number": number, "text": "x" * 3000})
+    writer.close()
+    with gzip.open(tmp_path / "hour.jsonl.gz", "rt") as lines:
+        assert [json.loads(line)["number"] for line in lines] == [0, 1, 2, 3, 4]
+    assert writer.written == 5
+
+
+@pytest.mark.parametrize("size", [100, 2000, 200_000])
+def test_made_bodies_are_json_of_their_size(size: int) -> None:
+    from exchanges import body_of
+
+    for seed in range(8):
+        body = body_of(size, seed)
+        assert len(body) == size
+        assert json.loads(body)["messages"][0]["role"] == "user"
+
+
 @pytest.mark.parametrize("options", [(), ("--record", "tape"), ("--record", "capture"), ("--functions",)])
 def test_the_straight_line_is_measured_without_sockets(options: tuple[str, ...]) -> None:
     command = [sys.executable, str(HERE / "straight.py"), "--count", "3", *options]

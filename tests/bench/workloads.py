@@ -60,10 +60,18 @@ class Scale:
     """A tree that does nothing for so long has settled."""
     json_rate: float = 1000.0
     upload_rate: float = 200.0
+    writing: float = 1.5
+    """A writer is fed for so long."""
+    lead: float = 1.0
+    """The others are asked for so long before something goes wrong, and after it."""
+    large: int = 100_000_000
+    stall: float = 5.0
 
 
 FULL = Scale(seconds=5, warm_up=0.7, rounds=3, crowd=1000, crowd_events=30, crowd_pause=1.0, paced=100)
-QUICK = Scale(seconds=1, warm_up=0.2, rounds=1, crowd=200, crowd_events=10, crowd_pause=0.1, paced=50, events=100, quiet=0.1)
+QUICK = Scale(
+    seconds=1, warm_up=0.2, rounds=1, crowd=200, crowd_events=10, crowd_pause=0.1, paced=50, events=100, quiet=0.1, writing=0.5, stall=2.0
+)
 SMOKE = Scale(
     seconds=0.2,
     warm_up=0.05,
@@ -76,6 +84,10 @@ SMOKE = Scale(
     quiet=0.05,
     json_rate=50,
     upload_rate=20,
+    writing=0.05,
+    lead=0.2,
+    large=2_000_000,
+    stall=0.3,
 )
 
 
