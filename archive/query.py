@@ -70,8 +70,8 @@ class Term:
                 asked.append(f'"{word}"' + (" *" if chinese or (self.begins and at + 1 == len(self.words)) else ""))
         return " ".join(asked)
 
-    def is_one_word(self) -> bool:
-        """Whether `match` asks for whole words only, which FTS5 can answer for one text without reading what it knows of all."""
+    def is_whole(self) -> bool:
+        """Whether `match` asks for whole words only, which FTS5 answers for some texts without gathering all that hold them."""
         return "*" not in self.match()
 
 

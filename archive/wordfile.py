@@ -48,6 +48,9 @@ _HASHES: Final = 400_000
 """Numbers of texts that are kept in memory, 100 bytes each; the others are looked up in the file."""
 _TIPS: Final = 400_000
 """Texts that strands in memory hold now, together. A strand let go of is never gone on with; its next turn begins another one."""
+_LINKS: Final = 1000
+"""Links of one strand, or four times as many as its exchange has texts: then another is begun, at the price of linking all of these once
+more. So what a reader has to go through to know one exchange is bounded."""
 _CANDIDATES: Final = 6
 """Strands that are compared with an exchange: of the many that share its tools and headers, those that said most of it last."""
 
@@ -65,6 +68,7 @@ class _Strand:
     """Its last exchange's."""
     id: bytes = b""
     """Its last exchange's: in a strand ids ascend as numbers do."""
+    links: int = 0
     texts: dict[int, int] = field(default_factory=dict)
     """What its last exchange says, each with the exchange since which it does."""
 
@@ -187,7 +191,7 @@ class WordFile:
         best, most = None, 0
         for key, _ in holders.most_common(_CANDIDATES):
             strand = self._strands.get(key) if key is not None else None
-            if strand is None or strand.id >= id:
+            if strand is None or strand.id >= id or strand.links > max(_LINKS, 4 * len(present)):
                 continue
             common = len(strand.texts.keys() & present.keys())
             if common > most and len(strand.texts) - common <= max(4, common // 8):
@@ -206,7 +210,7 @@ class WordFile:
         for _, _, text, _ in gone:
             del strand.texts[text]
         strand.texts.update(dict.fromkeys(come, number))
-        strand.number, strand.id = number, id
+        strand.number, strand.id, strand.links = number, id, strand.links + len(come)
         self._holder.update(dict.fromkeys(present, strand.key))
         self._held += len(come) - len(gone)
         while self._held > _TIPS and len(self._strands) > 1:

@@ -7,10 +7,12 @@ bounded by the terms' texts, not by the exchanges that hold them. `archive.wordf
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from archive.query import Query, Term
 
@@ -18,25 +20,17 @@ __all__ = ["find"]
 
 _RARE: Final = 2000
 """Texts of a word whose exchanges are all looked up at once, in 20 ms or so. A word in more texts is expected in the next best exchange."""
-_PATIENCE: Final = 1000
-"""So many exchanges without a word that is in many texts, and all its exchanges are looked up after all."""
 _STRANDS: Final = 1000
 """Strands whose exchanges are brought in order by merging; beyond it all exchanges are gone through."""
 _STEP: Final = 256
 _WINDOW: Final = 4096
 """Texts that are asked about at once, in 1 ms."""
+_WINDOWS: Final = 64
 _OPEN: Final = 1 << 62
 _ALL: Final = b"\xff" * 17
 
 _Runs = dict[int, list[tuple[int, int]]]
 """By strand: the stretches of exchanges, by number, that hold a term; ascending and apart."""
-
-
-class _Holds(Protocol):
-    """Which exchanges hold a term."""
-
-    def holds(self, strand: int, number: int) -> bool:
-        """Whether the exchange `number` of `strand` does."""
 
 
 def find(db: sqlite3.Connection, query: Query, before: bytes | None) -> Iterator[bytes]:
@@ -45,29 +39,30 @@ def find(db: sqlite3.Connection, query: Query, before: bytes | None) -> Iterator
     Raises sqlite3.Error, also while it is iterated over. What is committed meanwhile may be found or not.
     """
     exact: list[_Exact] = []
-    common: list[_Holds] = []
-    for term in query.terms:
-        texts = _texts(db, term, _RARE + 1)
+    others: list[_Exact | _Common] = []
+    for term in sorted(query.terms, key=lambda it: not it.is_whole()):
+        texts = _texts(db, term, _RARE + 1 if term.is_whole() else -1)
         if not texts:
             return
         if len(texts) <= _RARE:
             exact.append(_Exact(_runs_of(db, texts)))
-        elif term.is_one_word():
-            common.append(_Common(db, term))
+        elif term.is_whole():
+            others.append(_Common(db, _Windows(db, term)))
         else:
-            common.append(_Exact(_runs_of_all(db, term)))
+            others.append(_Common(db, _Flags(texts)))
     exact.sort(key=lambda it: it.size)
     few = exact.pop(0).runs if exact and len(exact[0].runs) <= _STRANDS else None
     rows = _newest(db, before or _ALL) if few is None else _merged(db, few, before or _ALL)
-    others = [*exact, *common]
+    others[:0] = exact
     for name, strand, number in rows:
         if all(each.holds(strand, number) for each in others):
             yield name
 
 
-def _texts(db: sqlite3.Connection, term: Term, limit: int) -> list[int]:
+def _texts(db: sqlite3.Connection, term: Term, limit: int) -> array[int]:
+    """The newest texts that hold the term, newest first; all of them with a `limit` of -1."""
     rows = db.execute("SELECT rowid FROM said WHERE said MATCH ? ORDER BY rowid DESC LIMIT ?", (term.match(), limit))
-    return [number for (number,) in rows]
+    return array("q", (number for (number,) in rows))
 
 
 class _Exact:
@@ -86,70 +81,87 @@ class _Exact:
 
 
 class _Common:
-    """A term in very many texts: each exchange is asked about, the newest of its texts first."""
+    """A term in very many texts: of each exchange the newest texts are asked about first, and of a strand that does not hold it
+    everywhere all texts, once."""
+
+    def __init__(self, db: sqlite3.Connection, texts: _Windows | _Flags) -> None:
+        self._db = db
+        self._texts = texts
+        self._found: dict[int, tuple[int, int]] = {}
+        """By strand, the last stretch that was found."""
+        self._exact: dict[int, _Exact] = {}
+        """By strand, all of them."""
+
+    def holds(self, strand: int, number: int) -> bool:
+        if strand in self._exact:
+            return self._exact[strand].holds(strand, number)
+        first, last = self._found.get(strand, (1, 0))
+        if first <= number <= last or number in self._texts:
+            return True
+        rows = self._db.execute(
+            "SELECT text, first, ifnull(last, ?3) FROM link WHERE strand = ?1 AND text < ?2 AND first <= ?2 AND ifnull(last, ?2) >= ?2"
+            " ORDER BY text DESC",
+            (strand, number, _OPEN),
+        )
+        for text, since, until in rows:
+            if text in self._texts:
+                self._found[strand] = (since, until)
+                return True
+        self._exact[strand] = self._all_of(strand)
+        return False
+
+    def _all_of(self, strand: int) -> _Exact:
+        linked = self._db.execute("SELECT text, first, ifnull(last, ?) FROM link WHERE strand = ?", (_OPEN, strand))
+        own = self._db.execute("SELECT number, number, number FROM exchange WHERE strand = ?", (strand,))
+        runs = [(first, last) for rows in (linked, own) for text, first, last in rows if text in self._texts]
+        return _Exact(_joined({strand: runs} if runs else {}))
+
+
+class _Windows:
+    """The texts of a term, learned a stretch at a time."""
 
     def __init__(self, db: sqlite3.Connection, term: Term) -> None:
         self._db = db
-        self._term = term
-        self._windows: dict[int, set[int]] = {}
-        self._known: dict[int, tuple[int, int]] = {}
-        """By strand, the last stretch that was found."""
-        self._misses = 0
-        self._exact: _Exact | None = None
+        self._match = term.match()
+        self._known: OrderedDict[int, set[int]] = OrderedDict()
 
-    def holds(self, strand: int, number: int) -> bool:
-        if self._exact is not None:
-            return self._exact.holds(strand, number)
-        first, last = self._known.get(strand, (1, 0))
-        if first <= number <= last:
-            return True
-        for text, since, until in self._said(strand, number):
-            if self._is_in(text):
-                self._known[strand] = (since, _OPEN if until is None else until)
-                return True
-        self._misses += 1
-        if self._misses > _PATIENCE:
-            self._exact = _Exact(_runs_of_all(self._db, self._term))
-        return False
-
-    def _said(self, strand: int, number: int) -> Iterator[tuple[int, int, int | None]]:
-        yield number, number, number
-        yield from self._db.execute(
-            "SELECT text, first, last FROM link WHERE strand = ?1 AND text < ?2 AND first <= ?2 AND ifnull(last, ?2) >= ?2"
-            " ORDER BY text DESC",
-            (strand, number),
-        )
-
-    def _is_in(self, text: int) -> bool:
+    def __contains__(self, text: int) -> bool:
         window = text // _WINDOW
-        if window not in self._windows:
+        known = self._known.get(window)
+        if known is None:
             low = window * _WINDOW
             rows = self._db.execute(
-                "SELECT rowid FROM said WHERE said MATCH ? AND rowid BETWEEN ? AND ?", (self._term.match(), low, low + _WINDOW - 1)
+                "SELECT rowid FROM said WHERE said MATCH ? AND rowid BETWEEN ? AND ?", (self._match, low, low + _WINDOW - 1)
             )
-            self._windows[window] = {number for (number,) in rows}
-        return text in self._windows[window]
+            known = self._known[window] = {number for (number,) in rows}
+            if len(self._known) > _WINDOWS:
+                self._known.popitem(last=False)
+        return text in known
+
+
+class _Flags:
+    """The texts of words that begin alike, learned all at once: FTS5 has to gather them all for any of them. A byte a text of the day."""
+
+    def __init__(self, texts: array[int]) -> None:
+        """`texts`: the newest first."""
+        self._flags = bytearray(texts[0] + 1)
+        for text in texts:
+            self._flags[text] = 1
+
+    def __contains__(self, text: int) -> bool:
+        return text < len(self._flags) and self._flags[text] == 1
 
 
 # From texts to exchanges.
 
 
-def _runs_of(db: sqlite3.Connection, texts: list[int]) -> _Runs:
+def _runs_of(db: sqlite3.Connection, texts: array[int]) -> _Runs:
     """Where these texts are said."""
     runs: _Runs = {}
     for at in range(0, len(texts), _STEP):
         marks = ",".join(map(str, texts[at : at + _STEP]))
         _gather(runs, db.execute(f"SELECT strand, first, last FROM link WHERE text IN ({marks})"))  # noqa: S608 - numbers
         _gather(runs, db.execute(f"SELECT strand, number, number FROM exchange WHERE number IN ({marks})"))  # noqa: S608
-    return _joined(runs)
-
-
-def _runs_of_all(db: sqlite3.Connection, term: Term) -> _Runs:
-    """Where a term is said: 3 us a text of it."""
-    runs: _Runs = {}
-    match = (term.match(),)
-    _gather(runs, db.execute("SELECT strand, first, last FROM said JOIN link ON text = said.rowid WHERE said MATCH ?", match))
-    _gather(runs, db.execute("SELECT strand, number, number FROM said JOIN exchange ON number = said.rowid WHERE said MATCH ?", match))
     return _joined(runs)
 
 
