@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "keygen": ("seal", "Make a key that signs seals."),
     "prove": ("seal", "Make a proof that an exchange was recorded as it is."),
     "check-proof": ("seal", "Check such a proof, without the recordings."),
+    "pack": ("pack", "Pack sealed hours to a fraction of their size."),
+    "unpack": ("pack", "Make the gzip files of packed hours again."),
     "prune": ("keep", "Remove the oldest recordings, by the hour."),
     "forget": ("keep", "Remove exchanges from the recordings."),
     "doctor": ("check", "Look for what would keep Verbatim from working here."),
