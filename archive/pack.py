@@ -61,7 +61,9 @@ class Repacked:
     """Bytes of the file that was there."""
     after: int
     """Bytes of the one there is now."""
-    same: bool
+    proved: bool
+    """Each line was held against the hour's seal. False only when there was none to unpack by."""
+    same: bool = False
     """Unpacked: it is the file that was sealed, byte for byte, and not only line for line."""
 
 
@@ -94,7 +96,7 @@ def pack(
     try:
         seal = read_seal(folder, hour)
         if seal is None:
-            return Refused(hour, f"{hour} is not sealed; seal it first: verbatim seal {hour}")
+            return Refused(hour, f"{hour} is not sealed, and nothing else may be packed; seal what is over: verbatim seal")
         if seal.damaged:
             return Refused(hour, f"{hour} was sealed with {len(seal.damaged)} damaged places in it, and stays as it is")
         proof = _Proof(seal, forgotten or {})
@@ -112,7 +114,7 @@ def pack(
         return Refused(hour, f"{hour} is packed already" if done else f"there is no hour {hour} here")
     except ArchiveError as error:
         return Refused(hour, f"{hour} cannot be packed: {error}")
-    return Repacked(hour, proof.records, proof.line_bytes, before, after, same=False)
+    return Repacked(hour, proof.records, proof.line_bytes, before, after, proved=True)
 
 
 def unpack(folder: Path, hour: str, *, forgotten: Forgotten | None = None, keep_free: int = 0) -> Repacked | Refused:
@@ -145,7 +147,8 @@ def unpack(folder: Path, hour: str, *, forgotten: Forgotten | None = None, keep_
         return Refused(hour, f"{hour} is not packed" if done else f"there is no hour {hour} here")
     except ArchiveError as error:
         return Refused(hour, f"{hour} cannot be unpacked: {error}")
-    return Repacked(hour, proof.records, proof.line_bytes, before, after, same=seal is not None and seal.sha256 == digest)
+    same = seal is not None and seal.sha256 == digest
+    return Repacked(hour, proof.records, proof.line_bytes, before, after, proved=seal is not None, same=same)
 
 
 def _no_room(folder: Path, size: int) -> str | None:
