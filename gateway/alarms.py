@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from archive.keep import Outlook
-from gateway.settings import Settings
+from archive.keep import Hour, Outlook, outlook
 from gateway.values import show_bytes, show_size
 
-__all__ = ["Alarm", "growth", "space"]
+__all__ = ["Alarm", "Bounds", "growth", "space"]
 
 TIGHT: Final = 4
 """Free space below so many times `min_free` is worth a word: recording pauses at once of it."""
@@ -36,16 +36,25 @@ def space(free: int, min_free: int) -> Alarm | None:
     return None
 
 
-def growth(seen: Outlook, settings: Settings) -> Alarm | None:
-    """Whether the archive will soon have filled the disk; None when it will not."""
+class Bounds(NamedTuple):
+    """What the settings say of space; 0 sets no bound."""
+
+    min_free: int
+    keep_days: int
+    keep_bytes: int
+
+
+def growth(found: Sequence[Hour], free: int, bounds: Bounds, now: float) -> tuple[Outlook, Alarm | None]:
+    """How the archive grows, and whether it will soon have filled the disk of which `free` bytes are left."""
+    seen = outlook(found, free=max(0, free - bounds.min_free), keep_days=bounds.keep_days, keep_bytes=bounds.keep_bytes, now=now)
     if seen.days is None or seen.days > SOON:
-        return None
-    when = f"the archive grows by {show_bytes(seen.bytes_a_day)} a day: at this rate the disk is full in {_days(seen.days)}"
-    if not (settings.keep_days or settings.keep_bytes):
-        return Alarm("warn", when, "set keep_days or keep_bytes; `verbatim prune --dry-run` shows what they would remove")
-    bounds = [f"keep_days = {settings.keep_days}"] if settings.keep_days else []
-    bounds += [f"keep_bytes = {show_size(settings.keep_bytes)}"] if settings.keep_bytes else []
-    return Alarm("warn", f"{when}, before {' or '.join(bounds)} frees enough", "lower keep_days or keep_bytes, or make room")
+        return seen, None
+    text = f"the archive grows by {show_bytes(seen.bytes_a_day)} a day: at this rate the disk is full in {_days(seen.days)}"
+    if not (bounds.keep_days or bounds.keep_bytes):
+        return seen, Alarm("warn", text, "set keep_days or keep_bytes; `verbatim prune --dry-run` shows what they would remove")
+    named = [f"keep_days = {bounds.keep_days}"] if bounds.keep_days else []
+    named += [f"keep_bytes = {show_size(bounds.keep_bytes)}"] if bounds.keep_bytes else []
+    return seen, Alarm("warn", f"{text}, before {' or '.join(named)} frees enough", "lower keep_days or keep_bytes, or make room")
 
 
 def _days(days: float) -> str:

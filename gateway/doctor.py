@@ -17,12 +17,12 @@ from typing import Final, Literal
 
 from archive.errors import ArchiveError
 from archive.folder import strangers
-from archive.keep import hours, outlook
+from archive.keep import hours
 from archive.reader import Reader
 from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
 from archive.writer import Writer
 from gateway import __version__, alarms
-from gateway.alarms import Alarm
+from gateway.alarms import Alarm, Bounds
 from gateway.child import gateway_version, viewer_answers
 from gateway.logs import one_line
 from gateway.routes import Route
@@ -101,15 +101,10 @@ def _disk(settings: Settings, now: float) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     tight = alarms.space(free, settings.min_free)
     yield _finding(tight, "disk", f"{show_bytes(free)} free")
-    seen = outlook(
-        hours(folder),
-        free=max(0, free - settings.min_free),
-        keep_days=settings.keep_days,
-        keep_bytes=settings.keep_bytes,
-        now=now,
-    )
+    bounds = Bounds(settings.min_free, settings.keep_days, settings.keep_bytes)
+    seen, filling = alarms.growth(hours(folder), free, bounds, now)
     lasts = f"; at this rate the disk lasts {seen.days:.0f} days" if seen.days is not None else ""
-    yield _finding(alarms.growth(seen, settings), "growth", f"{show_bytes(seen.bytes_a_day)} a day{lasts}")
+    yield _finding(filling, "growth", f"{show_bytes(seen.bytes_a_day)} a day{lasts}")
 
 
 def _finding(alarm: Alarm | None, about: str, text: str) -> Finding:
