@@ -8,12 +8,11 @@ import logging
 import os
 import resource
 import secrets
-import shlex
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 from urllib.parse import quote
@@ -88,12 +87,12 @@ def serve(
     listener: socket.socket | None = None,
     quiet: bool = False,
     lifeline: int | None = None,
-    demo: bool = False,
+    when_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run gateway and viewer until SIGTERM, SIGINT or SIGHUP; then drain. Blocks; for a process's main thread. Raises SettingsError.
 
     `listener` takes the place of `settings.host` and `settings.port`. `quiet` prints nothing. `lifeline` is a descriptor at whose end
-    of file the gateway stops too. `demo` says that the upstreams are the demo's: some traffic is sent through.
+    of file the gateway stops too. `when_ready` is called with the gateway's URL, in the event loop's thread: it must not block.
     """
     from gateway import app
 
@@ -116,21 +115,25 @@ def serve(
             stack.callback(keeper.kill)
         if viewer is not None:
             supervisor.start()
+        if keeper is not None:
+            caretaker = _caretaker(settings)
+            stack.callback(caretaker.stop)
+            caretaker.start()
         if lifeline is not None:
             threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True).start()
 
         def ready() -> None:
             ending.graceful = True
             if not quiet:
-                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None, demo=demo))
+                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None))
                 sys.stdout.flush()
-            if demo:
-                sow(gateway)
+            if when_ready is not None:
+                when_ready(gateway)
 
         app.run(settings, sockets=[listener], keeper=keeper, on_ready=ready)
 
 
-def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: bool) -> str:
+def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
     recordings = str(settings.archive.absolute()) if settings.record else "nothing is recorded (record = false)"
     lines = [
         f"Verbatim {__version__}",
@@ -138,16 +141,13 @@ def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: boo
         f"  viewer   {viewer or 'off'}",
         f"  archive  {recordings}",
         "",
-        "Point your SDKs at it (the demo takes any key):" if demo else "Point your SDKs at it:",
+        "Point your SDKs at it:",
         *(f"  export {line}" for line in environment_lines(gateway)),
     ]
     others = [route for name, route in settings.routes.items() if name not in ("openai", "anthropic", "gemini")]
     if others:
         lines += ["", "Further routes:", *(f"  {gateway}/{route.name}  ->  {route.url}" for route in others)]
-    if settings.record:
-        folder = "" if settings.archive == Settings().archive else f" --archive {shlex.quote(str(settings.archive))}"
-        lines += ["", "Look at what it records:", f"  verbatim ls{folder}"]
-    return "\n".join([*lines, "", "Ctrl-C stops it."]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _keeper(settings: Settings) -> Keeper:
@@ -178,6 +178,16 @@ def _viewer(settings: Settings, listener: socket.socket, token: str, gateway: st
         "dashboard.server", folder, "--fd", str(listener.fileno()), "--gateway", gateway, *hosts, "--quiet", "--with-parent"
     )
     return Supervisor("viewer", command, environment={"VERBATIM_VIEWER_TOKEN": token}, descriptors=[listener.fileno()])
+
+
+def _caretaker(settings: Settings) -> Supervisor:
+    """The caretaker's process. Nothing on its command line is secret."""
+    numbers = {name: getattr(settings, name) for name in ("min_free", "keep_days", "keep_bytes", "pack_after_days")}
+    options = [part for name, number in numbers.items() for part in ("--" + name.replace("_", "-"), str(number))]
+    options += [] if settings.seal else ["--no-seal"]
+    options += [] if settings.seal_key is None else ["--seal-key", str(settings.seal_key.absolute())]
+    folder = str(settings.archive.absolute())
+    return Supervisor("caretaker", python_command("gateway.caretaker", folder, "--log-level", settings.log_level, *options))
 
 
 def _warn_of_exposure(*listeners: socket.socket | None) -> None:
