@@ -8,11 +8,12 @@ import logging
 import os
 import resource
 import secrets
+import shlex
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 from urllib.parse import quote
@@ -87,12 +88,12 @@ def serve(
     listener: socket.socket | None = None,
     quiet: bool = False,
     lifeline: int | None = None,
-    when_ready: Callable[[str], None] | None = None,
+    demo: bool = False,
 ) -> None:
     """Run gateway and viewer until SIGTERM, SIGINT or SIGHUP; then drain. Blocks; for a process's main thread. Raises SettingsError.
 
     `listener` takes the place of `settings.host` and `settings.port`. `quiet` prints nothing. `lifeline` is a descriptor at whose end
-    of file the gateway stops too. `when_ready` is called with the gateway's URL, in the event loop's thread: it must not block.
+    of file the gateway stops too. `demo` says that the upstreams are the demo's: some traffic is sent through.
     """
     from gateway import app
 
@@ -125,15 +126,15 @@ def serve(
         def ready() -> None:
             ending.graceful = True
             if not quiet:
-                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None))
+                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None, demo=demo))
                 sys.stdout.flush()
-            if when_ready is not None:
-                when_ready(gateway)
+            if demo:
+                sow(gateway)
 
         app.run(settings, sockets=[listener], keeper=keeper, on_ready=ready)
 
 
-def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
+def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: bool) -> str:
     recordings = str(settings.archive.absolute()) if settings.record else "nothing is recorded (record = false)"
     lines = [
         f"Verbatim {__version__}",
@@ -141,13 +142,16 @@ def _greeting(settings: Settings, gateway: str, viewer: str | None) -> str:
         f"  viewer   {viewer or 'off'}",
         f"  archive  {recordings}",
         "",
-        "Point your SDKs at it:",
+        "Point your SDKs at it (the demo takes any key):" if demo else "Point your SDKs at it:",
         *(f"  export {line}" for line in environment_lines(gateway)),
     ]
     others = [route for name, route in settings.routes.items() if name not in ("openai", "anthropic", "gemini")]
     if others:
         lines += ["", "Further routes:", *(f"  {gateway}/{route.name}  ->  {route.url}" for route in others)]
-    return "\n".join(lines) + "\n"
+    if settings.record:
+        folder = "" if settings.archive == Settings().archive else f" --archive {shlex.quote(str(settings.archive))}"
+        lines += ["", "Look at what it records:", f"  verbatim ls{folder}"]
+    return "\n".join([*lines, "", "Ctrl-C stops it."]) + "\n"
 
 
 def _keeper(settings: Settings) -> Keeper:
