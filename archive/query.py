@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -103,9 +103,15 @@ class Query:
             )
         return cls(tuple(terms))
 
-    def matches(self, texts: Sequence[str]) -> bool:
-        """Whether each term is in one of `texts` (what one exchange says, as `archive.text.texts` has it)."""
-        return all(any(_place(term, text) is not None for text in texts) for term in self.terms)
+    def matches(self, texts: Iterable[str]) -> bool:
+        """Whether each term is in one of `texts` (what one exchange says, as `archive.text` has it); asks for no more of them than it
+        needs."""
+        wanted = list(self.terms)
+        for text in texts:
+            wanted = [term for term in wanted if _place(term, text) is None]
+            if not wanted:
+                return True
+        return False
 
     def snippet(self, texts: Sequence[str], *, width: int = 160) -> str:
         """About `width` characters around the place where the first term that is found stands; "" when none is. Raw: no control

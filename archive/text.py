@@ -10,6 +10,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote, unquote_plus
 
@@ -20,7 +21,7 @@ try:
 except ImportError:
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["texts"]
+__all__ = ["each_text", "texts"]
 
 _LONG: Final = 200
 """A string of so many characters is a text of its own. So an answer is the same text when it was streamed in pieces and when it comes
@@ -57,14 +58,17 @@ def texts(parts: Sequence[Json]) -> list[str]:
     beyond 64 Mi characters; words of lines that are not of the schema. Lone surrogates become U+FFFD, two that belong together a
     character.
     """
+    return list(each_text(parts))
+
+
+def each_text(parts: Sequence[Json]) -> Iterator[str]:
+    """The same, read as far as somebody asks: what was asked before what was answered, which takes longer to read."""
     said = _Said()
-    for part in parts:
-        _head(said, part.get("request"), ("method", "target"))
-        _head(said, part.get("response"), ())
-    _body(said, [part.get("request") for part in parts], answer=False)
-    _body(said, [part.get("response") for part in parts], answer=True)
-    _messages(said, [each for part in parts for each in _list(part.get("messages"))])
-    return list(said.texts)
+    told = 0
+    for stage in (_heads, _asked, _answered, _messages):
+        stage(said, parts)
+        yield from islice(said.texts, told, None)
+        told = len(said.texts)
 
 
 class _Said:
@@ -135,6 +139,12 @@ class _Said:
 # Heads.
 
 
+def _heads(said: _Said, parts: Sequence[Json]) -> None:
+    for part in parts:
+        _head(said, part.get("request"), ("method", "target"))
+        _head(said, part.get("response"), ())
+
+
 def _head(said: _Said, head: object, start: tuple[str, ...]) -> None:
     if not isinstance(head, dict):
         return
@@ -163,6 +173,14 @@ def _list(value: object) -> list[Any]:
 
 
 # Bodies.
+
+
+def _asked(said: _Said, parts: Sequence[Json]) -> None:
+    _body(said, [part.get("request") for part in parts], answer=False)
+
+
+def _answered(said: _Said, parts: Sequence[Json]) -> None:
+    _body(said, [part.get("response") for part in parts], answer=True)
 
 
 def _body(said: _Said, heads: Sequence[object], *, answer: bool) -> None:
@@ -291,10 +309,10 @@ def _event(joined: Joined, data: str, name: str, plain: list[str]) -> int:
     return 1
 
 
-def _messages(said: _Said, messages: Sequence[object]) -> None:
+def _messages(said: _Said, parts: Sequence[Json]) -> None:
     """Websocket messages: the client's are requests, the upstream's are events."""
     joined = Joined()
-    for message in messages:
+    for message in (each for part in parts for each in _list(part.get("messages"))):
         text = message.get("text") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not isinstance(text, str) or said.values <= 0:
             continue
