@@ -24,6 +24,7 @@ except ImportError:  # no wheel for this machine: four times slower, the same fo
 __all__ = [
     "FORMAT_VERSION",
     "HEADER_LENGTH",
+    "NO_MEMBER",
     "TRAILER_LENGTH",
     "Damage",
     "Found",
@@ -66,6 +67,9 @@ TRAILER_LENGTH: Final = _TRAILER.size
 """CRC-32 and length of the line, RFC 1952 section 2.3.1."""
 _SHORTEST: Final = HEADER_LENGTH + 2 + TRAILER_LENGTH
 """No deflate stream is shorter than two bytes."""
+
+NO_MEMBER: Final = "no member begins here"
+"""Why a stretch is damaged that has no header at its beginning."""
 
 _WINDOW: Final = 256 << 10
 """One read takes this much where members are small: 300 headers of 2 KB records for one system call."""
@@ -208,13 +212,13 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Found | Damage]:
 
 def _broken(at: int, tag: Tag | None, end: int, *, torn: bool) -> Iterator[Found | Damage]:
     if tag is None:
-        yield Damage(at, end - at, "no member begins here", torn)
+        yield Damage(at, end - at, NO_MEMBER, torn)
     elif at + tag.length > end:
         yield Damage(at, end - at, "the member is cut short", torn)
     else:
         yield Found(at, tag)
         if at + tag.length < end:
-            yield Damage(at + tag.length, end - at - tag.length, "no member begins here", torn)
+            yield Damage(at + tag.length, end - at - tag.length, NO_MEMBER, torn)
 
 
 def data_from(fd: int, at: int) -> int | None:

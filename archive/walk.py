@@ -17,7 +17,7 @@ from archive import skim
 from archive.errors import DamagedMember
 from archive.handle import Handle, Plain
 from archive.manifest import DIGEST_LENGTH
-from archive.member import Damage, Found, Tag, inflate, inflated
+from archive.member import NO_MEMBER, Damage, Found, Tag, inflate, inflated
 from archive.record import id_text
 
 __all__ = ["Checked", "Walk"]
@@ -85,7 +85,14 @@ class Walk:
 
     def _plain(self, handle: Plain) -> Iterator[Checked | Damage]:
         file = _Bytes(handle.fileno(), self.bytes)
+        spoiled: Damage | None = None
         for each in _until(handle, self.bytes):
+            if spoiled is not None:
+                if isinstance(each, Damage) and each.why == NO_MEMBER and each.offset == spoiled.offset + spoiled.length:
+                    spoiled = spoiled._replace(length=spoiled.length + each.length)  # bytes put into a member push its end out of it
+                    continue
+                yield spoiled
+                spoiled = None
             if isinstance(each, Damage):
                 yield each
                 continue
@@ -105,7 +112,9 @@ class Walk:
                     yield checked._replace(digest=hashed.digest()[:DIGEST_LENGTH] if self._digests else b"")
             except DamagedMember as error:
                 self.headers[offset] = tag
-                yield Damage(offset, tag.length, str(error), torn=False)
+                spoiled = Damage(offset, tag.length, str(error), torn=False)
+        if spoiled is not None:
+            yield spoiled
         self.sha256 = file.finish()
 
     def _packed(self, handle: Handle) -> Iterator[Checked | Damage]:
