@@ -19,6 +19,8 @@ _PROGRESS: Final = 0.5
 """Seconds without a sign of life from the consumer after which a producer is no longer asked to wait for room. Long enough for a thread
 that the machine, or a busy loop with the interpreter lock, keeps from running (0.3 s were seen on two crowded cores); a disk that hangs
 is noticed by then, since it takes longer to fill the queue."""
+_AWAKE: Final = 0.1
+"""Seconds for which a consumer long silent is waited for all the same, once: a process that was stopped goes on with all its threads."""
 
 
 class Inbox:
@@ -180,10 +182,10 @@ class Inbox:
         return self._dropped, self._dropped_bytes
 
     def _progresses(self) -> bool:
-        """Whether there was a sign of life lately. Silence counts from when somebody waits: the whole process may have stood still."""
+        """Whether there was a sign of life lately, or may be any moment: the whole process may have stood still until now."""
         now = time.monotonic()
         self._full_since = min(self._full_since, now)
-        return now - max(self._progress, self._full_since) < _PROGRESS
+        return now - self._progress < _PROGRESS or now - self._full_since < _AWAKE
 
     def _lose(self, record: Record, why: str) -> None:
         self._lost(record.id, record.weight, why)

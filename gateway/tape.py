@@ -28,6 +28,9 @@ BATCH: Final = 64 << 10
 EVENT: Final = 64
 """Bytes an event is counted with beside its payload."""
 
+SMALL: Final = 64 << 10
+"""Bytes that an exchange may have told of itself and still go on where those who told more are held back."""
+
 STALLED: Final = 0.5
 """Seconds without an acknowledgement after which nobody is asked to wait for room: the keeper is stuck, not busy."""
 
@@ -46,8 +49,9 @@ OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END,
 
 
 class Tape(Recording):
-    """What is told and not yet flushed. Beyond `limit` bytes told and not yet acknowledged those who tell are asked to wait; beyond
-    twice that nothing more is taken but ends: so much, and one event, is what this process holds at most.
+    """What is told and not yet flushed. Beyond `limit` bytes told and not yet acknowledged those who have told much (`SMALL`) are asked to
+    wait, half as much further on everyone is: one large upload, or a keeper that lags for a moment, holds nobody else back. Beyond twice
+    the limit nothing more is taken but ends: so much, and one event, is what this process holds at most.
     """
 
     def __init__(self, limit: int, *, flush: Callable[[], None], wake: Callable[[], None], clock: Callable[[], float]) -> None:
@@ -78,8 +82,13 @@ class Tape(Recording):
 
     @property
     def full(self) -> bool:
-        """No more room: hold back those who tell."""
+        """No more room for those who tell much."""
         return self._unread + self._size > self._limit
+
+    def has_room(self, told: int) -> bool:
+        """Whether an exchange that has told so many bytes of itself may go on."""
+        limit = self._limit if told > SMALL else self._limit * 3 // 2
+        return self._unread + self._size <= limit
 
     def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
         """As `Recording.open`."""
@@ -142,7 +151,7 @@ class Tape(Recording):
         return self._size
 
     def tell(self, event: tuple[Any, ...], size: int) -> bool:
-        """Append an event that is counted with `size` bytes. False: there is no more room."""
+        """Append an event that is counted with `size` bytes. False: the tape is full."""
         if not self._events:
             self._wake()
         self._events.append(event)
@@ -216,7 +225,7 @@ class _Teller(Told):
         self._tell((END, self._number, self._whole, reason.value, detail, now), EVENT)
 
     def offer(self, *, last: bool) -> bool:
-        if self._silent or not self._tape.full:
+        if self._silent or self._tape.has_room(self._size):
             return True
         if last and not self._ended:
             self.lose()
@@ -240,7 +249,7 @@ class _Teller(Told):
             self.lose()
             return
         self._size += size
-        if tape.tell(event, size):
+        if tape.tell(event, size) or tape.has_room(self._size):
             return
         if self._ended:
             if self.on_full is not None:

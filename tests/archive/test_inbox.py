@@ -166,7 +166,7 @@ def test_many_producers_and_a_consumer_lose_and_double_nothing() -> None:
     assert (gap.records if gap else 0) == inbox.dropped[0]
 
 
-def test_silence_counts_from_when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_silent_for_long_is_waited_for_a_moment_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     inbox = Inbox(max_records=1, max_bytes=1000)
@@ -174,7 +174,9 @@ def test_silence_counts_from_when_somebody_waits(monkeypatch: pytest.MonkeyPatch
     clock[0] += 3600  # the whole process stood still, or its machine slept
     second = record()
     assert not inbox.put(second, may_wait=True)
-    clock[0] += module._PROGRESS + 0.01
+    clock[0] += module._AWAKE - 0.01
+    assert not inbox.put(second, may_wait=True)
+    clock[0] += 0.02
     assert inbox.put(second, may_wait=True)
     assert inbox.put(record(), may_wait=True)  # and the next does not wait anew
     assert inbox.dropped[0] == 2

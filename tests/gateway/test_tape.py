@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from archive.record import EndReason, new_id
 from gateway.capture import CaptureLimits, InProcess
-from gateway.tape import STALLED, Player, Tape
+from gateway.tape import SMALL, STALLED, Player, Tape
 
 
 class Rig:
@@ -109,6 +109,31 @@ def test_who_tells_too_much_is_held_until_there_is_room() -> None:
     assert not told.offer(last=False)
     rig.pass_on()
     assert told.offer(last=False)
+    assert rig.tape.lost == 0
+
+
+def test_who_told_little_goes_on_while_who_told_much_is_held() -> None:
+    rig = Rig(limit=4 * SMALL)
+    large, small = opened(rig.tape, id=new_id(1)), opened(rig.tape, id=new_id(2))
+    assert large is not None
+    assert small is not None
+    held: list[str] = []
+    large.on_full = lambda: held.append("large")
+    small.on_full = lambda: held.append("small")
+    large.request_data([b"x" * 4 * SMALL], 100.0)
+    small.request_data([b"x" * 100], 100.0)
+    assert held == ["large"]
+    assert not large.offer(last=False)
+    many = [told for number in range(3) if (told := opened(rig.tape, id=new_id(number + 3))) is not None]
+    for told in many:
+        told.on_full = lambda: None
+        told.request_data([b"x" * (SMALL - 10_000)], 100.0)
+    small.response_head(response(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n"), 100.0)
+    assert held == ["large", "small"]  # half as much again is on the tape: now everybody waits
+    assert not small.offer(last=False)
+    rig.pass_on()
+    assert large.offer(last=False)
+    assert small.offer(last=False)
     assert rig.tape.lost == 0
 
 
