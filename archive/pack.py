@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import zstandard
 
-from archive.chunk import FRAME, LONGEST, RECORDS, WINDOW_LOG, Chunk, pack_head, pack_rows, seek_table
+from archive.chunk import FRAME, LONGEST, OPENING, RECORDS, WINDOW_LOG, Chunk, pack_head, pack_rows, seek_table
 from archive.errors import ArchiveError, DamagedMember, NotFound
 from archive.folder import PACKED, plain_name, sync_folder
 from archive.handle import Handle, Plain, open_segment
@@ -108,7 +108,7 @@ def pack(
                 assert isinstance(plain, Plain)
                 _write_packed(plain, fd, level, proof)
                 after = os.fstat(fd).st_size
-            _replace(folder, packed_name(hour), plain_name(hour))
+            _remove(folder / plain_name(hour))
     except NotFound:
         done = os.path.lexists(folder / packed_name(hour))
         return Refused(hour, f"{hour} is packed already" if done else f"there is no hour {hour} here")
@@ -133,15 +133,13 @@ def unpack(folder: Path, hour: str, *, forgotten: Forgotten | None = None, keep_
                 if seal is None:
                     return Refused(hour, f"{hour} is there in both forms, and no seal says which lines it should have")
                 proof, digest, after = _proved(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), _Proof(seal, forgotten or {}))
-                other.unlink()
-                sync_folder(folder)
             else:
                 if why := _no_room(folder, (packed.end() if seal is None else seal.bytes) + keep_free):
                     return Refused(hour, f"{hour} is not unpacked: {why}")
                 with _new_file(path) as fd:
                     root = _write_plain(packed, fd)
                     proof, digest, after = _proved(os.dup(fd), _Proof(seal, forgotten or {}, root=root))
-                _replace(folder, path.name, other.name)
+            _remove(other)
     except NotFound:
         done = os.path.lexists(folder / plain_name(hour))
         return Refused(hour, f"{hour} is not packed" if done else f"there is no hour {hour} here")
@@ -204,6 +202,7 @@ class _Proof:
 
 def _write_packed(plain: Plain, fd: int, level: int, proof: _Proof) -> None:
     chunks: list[Chunk] = []
+    _write(fd, OPENING)
     with (
         closing(_ahead(_batches(plain), _AHEAD)) as batches,
         closing(_ahead(_chunks(batches, fd, level), 1)) as stored,
@@ -288,7 +287,7 @@ def _chunks(batches: Iterable[list[Tag] | bytes], fd: int, level: int) -> Iterat
         level, window_log=WINDOW_LOG, hash_log=_HASH_LOG, chain_log=_CHAIN_LOG, write_checksum=True
     )
     compressor = zstandard.ZstdCompressor(compression_params=options)
-    at = base = left = 0
+    at, base, left = len(OPENING), 0, 0
     tags: list[Tag] = []
     out: list[bytes] = []
     for batch in batches:
@@ -372,31 +371,26 @@ def _proved(fd: int, proof: _Proof) -> tuple[_Proof, str | None, int]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[int]:
-    """A file beside `path`, to be given its name by `_replace`; on the disk afterwards, or gone if anything was raised."""
-    new = _beside(path)
+    """A new file that gets the name `path`, durably, when the block is left; gone if anything was raised."""
+    new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # left by a crash
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(fd, 0o600)
         yield fd
         os.fsync(fd)
+        os.rename(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
     finally:
         os.close(fd)
+    sync_folder(path.parent)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.new")
-
-
-def _replace(folder: Path, name: str, other: str) -> None:
-    """Give the new file its name, durably, and only then take the other form away."""
-    os.rename(_beside(folder / name), folder / name)
-    sync_folder(folder)
-    (folder / other).unlink()
-    sync_folder(folder)
+def _remove(path: Path) -> None:
+    path.unlink()
+    sync_folder(path.parent)
 
 
 def _write(fd: int, data: bytes) -> None:
