@@ -163,11 +163,11 @@ class _Folds(dict[int, str]):
     def _ask(self, code: int) -> str:
         if self._known is None:
             self._known = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-            self._known.execute(f"CREATE VIRTUAL TABLE text USING fts5(text, tokenize='{TOKENIZER}')")
-            self._known.execute("CREATE VIRTUAL TABLE word USING fts5vocab(text, instance)")
-        self._known.execute("INSERT INTO text(rowid, text) VALUES (1, ?)", (f"x{chr(code)}y",))
+            self._known.execute(f"CREATE VIRTUAL TABLE said USING fts5(text, tokenize='{TOKENIZER}')")
+            self._known.execute("CREATE VIRTUAL TABLE word USING fts5vocab(said, instance)")
+        self._known.execute("INSERT INTO said(rowid, text) VALUES (1, ?)", (f"x{chr(code)}y",))
         words = [word for (word,) in self._known.execute("SELECT term FROM word ORDER BY offset")]
-        self._known.execute("DELETE FROM text")
+        self._known.execute("DELETE FROM said")
         return words[0][1:-1] if len(words) == 1 else " "
 
 
