@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +20,9 @@ from archive.compare import compare
 from archive.errors import DamagedMember, NotFound
 from archive.folder import SEGMENT_NAME, hour_of, segments, strangers
 from archive.handle import Handle, Plain, open_file
-from archive.ledger import Claim, Ledger, Log, Told
+from archive.ledger import Claim, Ledger, Log, Removed, Told
 from archive.line import SERVICE_PART
-from archive.manifest import Seal
+from archive.manifest import DIGEST_LENGTH, Seal
 from archive.member import Damage, Tag
 from archive.merkle import Frontier
 from archive.record import id_text
@@ -180,9 +180,11 @@ class _Judgement:
         self._key = key
         self._head = head
         self._told = [told for each in facts for told in each.log.told]
-        self._removed: dict[str, dict[int, str]] = {}
-        for it in (it for told in self._told for it in told.records):
-            self._removed.setdefault(it.segment, {})[it.index] = it.digest
+        self._removed: dict[str, list[tuple[str, Removed]]] = {}
+        """Of each hour what forget lines tell of, and when they did."""
+        for told in self._told:
+            for it in told.records:
+                self._removed.setdefault(it.segment, []).append((told.at, it))
         self._pruned = {hour.segment: hour.seal for told in self._told for hour in told.hours}
         self._there = {hour_of(each.path.name): each for each in facts}
         self._damaged: list[Damaged] = []
@@ -242,14 +244,13 @@ class _Judgement:
         as_sealed: bool | None = None
         if seal is not None:
             hour = hour_of(facts.path.name)
-            removed = self._removed.get(hour, {})
             as_sealed = facts.fits(seal)
-            findings = [] if as_sealed else self._compared(facts, hour, removed)
+            findings = [] if as_sealed else self._compared(facts, hour)
             as_sealed = not findings
             told = {each.offset for each in findings}
             damaged = [replace(each, known=True) for each in damaged if each.offset not in told]
             damages = len(damaged) if len(facts.damaged) < _MOST else damages
-            if as_sealed and not removed and facts.log.sealed() != seal.writers and facts.link is not None:
+            if as_sealed and hour not in self._removed and facts.log.sealed() != seal.writers and facts.link is not None:
                 findings = [Damaged(facts.link.path, 0, facts.link.size, "what it says of writers is not what the hour's records say")]
             damaged = sorted([*damaged, *findings], key=lambda each: each.offset)
             damages += len(findings)
@@ -273,9 +274,18 @@ class _Judgement:
             )
         )
 
-    def _compared(self, facts: _Facts, hour: str, removed: Mapping[int, str]) -> list[Damaged]:
+    def _compared(self, facts: _Facts, hour: str) -> list[Damaged]:
         seal = read_seal(facts.path.parent, hour)
-        return [] if seal is None else compare(facts.path, seal, removed)
+        return [] if seal is None else compare(facts.path, seal, self._taken_out(hour, seal))
+
+    def _taken_out(self, hour: str, seal: Seal) -> dict[int, str]:
+        """The records that forget lines tell of, by their number in the seal. What was told of before is in it only if it went later."""
+        digests = [seal.lines[at : at + DIGEST_LENGTH].hex() for at in range(0, len(seal.lines), DIGEST_LENGTH)]
+        return {
+            it.index: it.digest
+            for at, it in self._removed.get(hour, ())
+            if at > seal.sealed_at or digests[it.index : it.index + 1] == [it.digest[: 2 * DIGEST_LENGTH]]
+        }
 
     def _add(self, damaged: Iterable[Damaged], damages: int | None = None) -> None:
         several = list(damaged)

@@ -29,6 +29,7 @@ from archive.record import Record, id_text
 from archive.seal import read_seal, seal_hour
 from archive.segment import Appender
 from archive.upkeep import finish, sweep
+from archive.verify import verify
 
 NOW = HOUR + 4 * 3600 + 60
 
@@ -336,3 +337,35 @@ def test_a_packed_hour_is_unpacked_first(shelf: Shelf) -> None:
         told_of = forget.forgotten(shelf.folder, "2026-11-19T10", told(shelf.folder))
         assert isinstance(pack(shelf.folder, "2026-11-19T10", forgotten=told_of), Repacked), "and can be packed again"
     assert {it.id for it in Reader(shelf.folder).page().entries} >= {id_text(stays.id)}
+
+
+def test_the_seal_still_proves_the_rest(shelf: Shelf) -> None:
+    """Whether forgotten before an hour is sealed, after, or while another does the same; only a forged tombstone is named."""
+    records = [whole(HOUR + number) for number in range(1, 10)]
+    shelf.put(records)
+    shelf.close()
+
+    def complete() -> bool:
+        report = verify([shelf.folder])
+        return report.complete and not report.damaged
+
+    carry_out(shelf.folder, records[0], records[5], now=HOUR + 100)
+    assert complete()
+    seal_hour(shelf.folder, "2026-11-19T10", now=HOUR + 4000, version="t")
+    assert complete()
+    carry_out(shelf.folder, records[2], now=HOUR + 4100)
+    assert complete()
+    seal_hour(shelf.folder, "2026-11-19T11", now=HOUR + 7500, version="t")
+    carry_out(shelf.folder, records[8], records[7], now=HOUR + 7600)
+    assert complete()
+    with alone(shelf.folder):
+        gone = forget.forgotten(shelf.folder, "2026-11-19T10", told(shelf.folder))
+        assert isinstance(pack(shelf.folder, "2026-11-19T10", forgotten=gone), Repacked)
+    assert complete()
+    carry_out(shelf.folder, records[1], now=HOUR + 7700)
+    assert complete()
+    path = shelf.folder / "2026-11-19T10.jsonl.gz"
+    with path.open("rb") as file:
+        first = next(it for it in scan(file) if isinstance(it, Found))
+    path.write_bytes(path.read_bytes()[first.tag.length :])  # taken out by somebody who told nobody
+    assert not complete()
