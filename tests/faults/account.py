@@ -20,9 +20,9 @@ COUNTS = ("trials", "acknowledged", "injected", "lost", "doubled", "unreadable")
 HEADS = ("trials", "acknowledged", "torn, failed or dropped on purpose", "lost", "doubled", "unreadable", "s")
 
 
-def account(campaign: str, counts: Mapping[str, int], seconds: float) -> None:
+def account(campaign: str, counts: Mapping[str, int], seconds: float, note: str = "") -> None:
     """Keep a row: what was tried and what came of it. Fails where anything was lost, doubled or unreadable."""
-    row = {"campaign": campaign, **{name: counts.get(name, 0) for name in COUNTS}, "seconds": round(seconds, 1)}
+    row = {"campaign": campaign, **{name: counts.get(name, 0) for name in COUNTS}, "seconds": round(seconds, 1), "note": note}
     print(json.dumps(row))
     if table := os.environ.get("VERBATIM_CRASH_TABLE"):
         with Path(table).open("a", encoding="utf-8") as file:
@@ -32,7 +32,7 @@ def account(campaign: str, counts: Mapping[str, int], seconds: float) -> None:
 
 
 def table(rows: list[dict[str, float | str]]) -> str:
-    """The rows as Markdown."""
+    """The rows as Markdown, and what is to be said of them below."""
     sums: dict[str, Counter[str]] = {}
     for row in rows:
         sums.setdefault(str(row["campaign"]), Counter()).update({name: row[name] for name in (*COUNTS, "seconds")})  # type: ignore[misc]
@@ -40,7 +40,8 @@ def table(rows: list[dict[str, float | str]]) -> str:
     for campaign, counts in sums.items():
         numbers = [f"{counts[name]:,}" for name in COUNTS] + [f"{counts['seconds']:.0f}"]
         lines.append(f"| {campaign} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
+    notes = [f"- {row['campaign']}: {row['note']}" for row in rows if row["note"]]
+    return "\n".join(lines + [""] * bool(notes) + notes)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Any
 
 import httpx
 import pytest
+from faults.account import LONG, account
+from faults.disk import faulty_disk, why_not
 from rawsockets import wait_for
 from readback import Archived, archive_lines, archive_records
 from rig import Gateway, gateway
@@ -88,6 +91,10 @@ class Load:
     refused: int = 0
     stop: bool = False
     asked: int = 0
+    pause: float = 0.0
+    """Seconds between an answer and the next request."""
+    took: list[float] = field(default_factory=list)
+    """Seconds of each exchange answered."""
 
     async def one(self, client: int) -> None:
         """Ask until told to stop. A gateway that stops may answer no more; nothing else may go wrong."""
@@ -97,7 +104,7 @@ class Load:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.running.port)
                 try:
                     while not self.stop and await self._ask(reader, writer, chance):
-                        pass
+                        await asyncio.sleep(self.pause)
                 finally:
                     writer.close()
                     await writer.wait_closed()
@@ -107,6 +114,7 @@ class Load:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: random.Random) -> bool:
         nonce, self.asked = f"n{self.asked:06d}", self.asked + 1
+        began = time.perf_counter()
         writer.write(b"POST /up/%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (nonce.encode(), self.size) + b"b" * self.size)
         if chance.random() < self.aborts:
             self.left.add(nonce)
@@ -120,6 +128,7 @@ class Load:
             self.refused += 1
             return False
         assert body.endswith(nonce.encode()), "an answer that belongs to somebody else"
+        self.took.append(time.perf_counter() - began)
         self.answered.add(nonce)
         return True
 
@@ -382,7 +391,7 @@ async def test_what_a_killed_gateway_had_sent_to_its_recording_process_is_writte
         assert nonces(exchanges) == Counter(f"n{number}" for number in range(40))
         assert all(exchange.end for exchange in exchanges)
         report = verify([running.archive])
-        assert (report.complete, killed(report)) == (True, 0)
+        assert (report.accounted, killed(report)) == (True, 0)
 
 
 async def _sent(running: Gateway, client: httpx.AsyncClient) -> bool:
@@ -448,6 +457,55 @@ async def _dropped(running: Gateway, least: int) -> bool:
 
 async def _resumed(running: Gateway) -> bool:
     return not (await health(running))["archive"]["paused"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "a disk that stalls can be mounted")
+async def test_a_disk_that_stalls_holds_nobody_back_and_memory_stays_bounded(tmp_path: Path) -> None:
+    stall = 5.0 if LONG else 2.5
+    began = time.monotonic()
+    with faulty_disk(tmp_path / "archive") as disk:
+        async with Origin() as origin, gateway(tmp_path, {"up": origin.url}, **{**SMALL, "queue_bytes": "8MiB"}) as running:
+            keeper = await keeper_of(running)
+            async with load(running, 8, size=20_000, pause=0.01) as asking:
+                await wait_for(lambda: len(asking.took) > 500)
+                before, memory_before = asking.took.copy(), memory(running, keeper)
+                asking.took.clear()
+                disk.stop()
+                try:
+                    await asyncio.sleep(stall)
+                    during = asking.took.copy()
+                    most = (await health(running))["unread_bytes"]
+                finally:
+                    disk.go_on()
+                await wait_for(lambda: _resumed(running), 30)
+                there = len(asking.answered)
+                await wait_for(lambda: len(asking.answered) > there + 50)
+            assert not asking.refused
+            await wait_for(lambda: _accounted(running), 30)
+            seen = await health(running)
+            grown = memory(running, keeper) - memory_before
+            await running.process.stop()
+        exchanges = archive_lines(running.archive)
+        kept, lost = nonces(exchanges), told_lost(running.archive)
+        report = verify([running.archive])
+    assert set(kept.values()) == {1}
+    assert len(kept) + lost == seen["exchanges"]["total"]
+    assert lost == seen["archive"]["dropped"] > 0
+    assert (report.accounted, killed(report)) == (True, 0)
+    assert most < (4 << 20) + (64 << 10)  # half the queue, and one event
+    assert grown < 32 << 20  # the queue is 8 MiB, and parts not yet cut may be as much
+    assert len(during) > 500  # they went on all the time,
+    assert max(during) < stall / 2  # and none of them waited for the disk
+    note = f"p99 of an exchange {percentile(during):.1f} ms while it stalled for {stall:g} s, {percentile(before):.1f} ms before"
+    print(note)
+    counts = {"trials": 1, "acknowledged": len(kept), "injected": lost}
+    account(f"disk stalled for {stall:g} s below the gateway", counts, time.monotonic() - began, note)
+
+
+def percentile(seconds: list[float], which: float = 0.99) -> float:
+    """In milliseconds."""
+    return sorted(seconds)[int(len(seconds) * which)] * 1000
 
 
 async def test_a_recording_process_says_what_it_says_in_one_line_each(tmp_path: Path) -> None:
