@@ -1,5 +1,5 @@
-"""Chunk: up to 64 MiB of lines as one zstd frame, behind a skippable frame that says which records they are. A packed segment is a row of
-chunks and, last, the seek table of zstd's seekable format.
+"""Chunk: up to 64 MiB of lines as one zstd frame, behind a skippable frame that says which records they are. A packed segment is an empty
+frame, a row of chunks and, last, the seek table of zstd's seekable format.
 
 Any zstd reads the lines and skips the rest (RFC 8878 section 3.1.2). Laid out and checked here; no files, nothing is inflated but the
 records' table.
@@ -24,6 +24,7 @@ __all__ = [
     "HEAD_LENGTH",
     "LONGEST",
     "MARK",
+    "OPENING",
     "RECORDS",
     "WINDOW_LOG",
     "Chunk",
@@ -56,6 +57,10 @@ _VERSION: Final = 1
 _MARK: Final = b"VbPk"
 MARK: Final = struct.pack("<I", _SKIPPABLE)
 """What every chunk begins with."""
+
+OPENING: Final = bytes.fromhex("28b52ffd 20 00 010000")
+"""What a packed segment begins with: a zstd frame of nothing (RFC 8878 section 3.1.1). Some readers tell zstd by its first bytes and do not
+know those of a skippable frame: polars 2.1 takes a file that begins with one for text, and counts the line feeds in it without an error."""
 
 _ROW: Final = 16 + 4 + 8 + 8
 _ROW_WINDOW: Final = 8 << 20
@@ -172,7 +177,7 @@ def _little(column: array[int]) -> array[int]:
 
 def seek_table(chunks: Iterable[Chunk]) -> bytes:
     """The end of a packed segment, by which readers of the seekable format find their way."""
-    entries: list[bytes] = []
+    entries = [_SEEK_ENTRY.pack(len(OPENING), 0)]
     for chunk in chunks:
         entries += (_SEEK_ENTRY.pack(HEAD_LENGTH + chunk.table, 0), _SEEK_ENTRY.pack(chunk.stored, chunk.raw))
     foot = _SEEK_FOOT.pack(len(entries), 0, _SEEKABLE)

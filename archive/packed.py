@@ -17,7 +17,7 @@ from typing import IO, Final, NamedTuple, Self, cast
 
 import zstandard
 
-from archive.chunk import FRAME, HEAD_LENGTH, MARK, Chunk, Rows, is_seek_table, read_head, seek_table, unpack_rows
+from archive.chunk import FRAME, HEAD_LENGTH, MARK, OPENING, Chunk, Rows, is_seek_table, read_head, seek_table, unpack_rows
 from archive.errors import DamagedMember
 from archive.member import Damage, Found
 
@@ -269,7 +269,7 @@ class Packed:
 
     def _learn(self, size: int) -> None:
         """Hop from chunk to chunk. After damage, go on at the next whole head: it says where its lines belong."""
-        at = 0
+        at = len(OPENING) if self._try_read(len(OPENING), 0) == OPENING else 0
         while at < size and len(self._chunks) < _CHUNKS:
             stored = self._chunk_at(at, size)
             if stored is None:

@@ -9,7 +9,19 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.chunk import FRAME, HEAD_LENGTH, RECORDS, Chunk, is_seek_table, pack_head, pack_rows, read_head, seek_table, unpack_rows
+from archive.chunk import (
+    FRAME,
+    HEAD_LENGTH,
+    OPENING,
+    RECORDS,
+    Chunk,
+    is_seek_table,
+    pack_head,
+    pack_rows,
+    read_head,
+    seek_table,
+    unpack_rows,
+)
 from archive.errors import DamagedMember
 from archive.member import Tag
 
@@ -104,12 +116,14 @@ def test_the_table_of_frames_is_that_of_the_seekable_format() -> None:
     table = seek_table([Chunk(0, 1000, 100, 3, 50), Chunk(1000, 500, 70, 2, 40)])
     # zstd_seekable_compression_format.md: skippable frame 0x184D2A5E; (compressed, decompressed) of each frame; their number, a
     # descriptor, 0x8F92EAB1.
-    assert struct.unpack("<II8IIBI", table) == (
+    assert zstandard.ZstdDecompressor().decompress(OPENING) == b""
+    assert struct.unpack("<II10IIBI", table) == (
         0x184D_2A5E,
         len(table) - 8,
+        *(len(OPENING), 0),
         *(HEAD_LENGTH + 50, 0, 100, 1000),
         *(HEAD_LENGTH + 40, 0, 70, 500),
-        4,
+        5,
         0,
         0x8F92_EAB1,
     )

@@ -18,7 +18,7 @@ from rig_archive import zcat
 from rig_packed import HOUR, PACKED, PLAIN, packed, records, sealed, small_frames
 
 import archive.packed
-from archive.chunk import HEAD_LENGTH, Chunk, pack_head, pack_rows, read_head, seek_table
+from archive.chunk import HEAD_LENGTH, OPENING, Chunk, pack_head, pack_rows, read_head, seek_table
 from archive.errors import DamagedMember
 from archive.handle import Handle, open_file, open_segment
 from archive.member import Damage, Found, Tag
@@ -46,7 +46,7 @@ def found(handle: Handle) -> list[Found]:
 
 def chunks_of(data: bytes) -> list[int]:
     """Where they begin."""
-    starts, at = [], 0
+    starts, at = [], len(OPENING)
     while (chunk := read_head(data, at)) is not None:
         starts.append(at)
         at += chunk.length

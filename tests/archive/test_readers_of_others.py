@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rig_packed import small_frames
 from samples import HOUR, in_parts, whole
 
 from archive import member
+from archive.folder import hour_of
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line, to_line
+from archive.pack import Repacked, pack, packed_name
 from archive.record import Message, Record, id_text, new_id
+from archive.seal import seal_hour
 from archive.segment import segment_name
 
 MEMBERS: Final = 100_000
@@ -239,6 +243,30 @@ def test_engines_find_the_columns_of_all_kinds_by_themselves(engine: str, tmp_pa
     done = python(GUESSING[engine], path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [23_000, targets, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def packed_hour(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counts]:
+    """A packed hour of several frames, and what was put in."""
+    folder = tmp_path_factory.mktemp("packed")
+    path = folder / segment_name(HOUR)
+    counts, _ = write(path, 5000)
+    seal_hour(folder, hour_of(path.name), now=HOUR + 9000, version="1")
+    with pytest.MonkeyPatch.context() as patch:
+        small_frames(patch, 1 << 20)
+        done = pack(folder, hour_of(path.name))
+    assert isinstance(done, Repacked), done
+    assert done.line_bytes > 4 << 20
+    return folder / packed_name(hour_of(path.name)), counts
+
+
+@pytest.mark.parametrize(("engine", "script"), [("duckdb", DUCKDB), ("polars", POLARS), ("chdb", CHDB)])
+def test_engines_read_a_packed_hour(engine: str, script: str, packed_hour: tuple[Path, Counts]) -> None:
+    needs(engine)
+    path, counts = packed_hour
+    done = python(script, path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == counts
 
 
 # A torn tail: what a crash leaves until the gateway starts again, or what a write that goes on right now looks like.

@@ -27,7 +27,7 @@ from rig_archive import packed
 from samples import HOUR, Shelf, in_parts, parsed, whole
 
 from archive import member
-from archive.chunk import Chunk, pack_head, pack_rows, seek_table
+from archive.chunk import OPENING, Chunk, pack_head, pack_rows, seek_table
 from archive.folder import segment_name
 from archive.keys import load_key, make_key
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line
@@ -339,6 +339,9 @@ def test_the_page_tells_every_byte_of_a_chunk() -> None:
     columns = zstandard.ZstdDecompressor().decompress(rows)
     assert columns == struct.pack("<32sIIQQQQ", tags[0].id + tags[1].id, 3, 3, 1 << 40, 1 << 40, 5, 7)
     assert seek_table([chunk]).startswith(bytes.fromhex("5e2a4d18"))
+    opening = re.search(r"empty zstd frame \(`([0-9a-f ]+)`", section("The packed form"))
+    assert opening
+    assert bytes.fromhex(opening[1]) == OPENING
 
 
 def test_the_page_tells_every_key_of_a_seal(tmp_path: Path) -> None:
