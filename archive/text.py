@@ -217,7 +217,8 @@ def _media_type(fields: Sequence[Sequence[object]]) -> str:
 def _content(said: _Said, text: str, media_type: str, *, answer: bool) -> None:
     """A body's text, read as what it says it is where that is so, else as what it looks like."""
     begins = text[:64].lstrip("\ufeff \t\r\n")[:1]
-    if media_type == "text/event-stream" or (answer and _EVENT_FIELD.match(text) and "\ndata:" in f"\n{text[:4096]}"):
+    streamed = media_type == "text/event-stream" or (answer and _EVENT_FIELD.match(text))
+    if streamed and (text.startswith("data:") or "\ndata:" in text or "\rdata:" in text):
         _events(said, text)
     elif media_type == "application/x-www-form-urlencoded":
         said.text(unquote_plus(text))

@@ -52,34 +52,40 @@ class Words:
         self._readonly = readonly
         self._written: OrderedDict[str, tuple[_State | None, sqlite3.Connection, WordFile]] = OrderedDict()
         self._read: OrderedDict[str, tuple[_State | None, sqlite3.Connection]] = OrderedDict()
-        self._lost: set[str] = set()
-        """Days whose file was found to be damaged and removed, which `days` has not told yet."""
+        self._made: set[str] = set()
+        """Days whose file was made by us, which `add` has not told yet."""
         self._tidied: set[str] = set()
         """Days whose file was found to be as small as it gets."""
 
     def days(self) -> list[str]:
-        """The days that have a file, "2026-11-20", oldest first. One whose file was lost since the last call is left out this once, even if
-        there is one again: all of its exchanges have to be added anew."""
+        """The days that have a file, "2026-11-20", oldest first."""
         for day in list(self._written):
             if self._written[day][0] != _identity(self._path(day)):
                 self._let_go(day)  # somebody deleted it
-        found = [day for day in self._listed() if day not in self._lost]
-        self._lost.clear()
-        return found
+        return self._listed()
 
-    def add(self, day: str, id: bytes, texts: Iterable[str]) -> None:
+    def add(self, day: str, id: bytes, texts: Iterable[str]) -> bool:
         """Index what the exchange `id` says, in the file of the day on which it began. Visible to others after `commit`.
 
-        Adding an exchange again is no harm, and adds what was not known of it. Raises OSError when the file cannot be written; what was
-        not committed is then lost, and may be added again.
+        True when the file was made for it, there being none or a damaged one: whatever was added to that day before has to be added
+        again. Adding an exchange again is no harm, and adds what was not known of it. Raises OSError when the file cannot be written;
+        what was not committed is then lost, and may be added again.
         """
         self._tidied.discard(day)
-        self._writing(day, lambda file: file.add(id, texts))
+        said = list(texts)
+        try:
+            self._writing(day, lambda file: file.add(id, said))
+        except _Lost:
+            self._writing(day, lambda file: file.add(id, said))
+        made = day in self._made
+        self._made.discard(day)
+        return made
 
     def commit(self) -> None:
-        """Make visible to others what was added. Raises OSError."""
+        """Make visible to others what was added. A file that turns out to be damaged is removed: see `days`. Raises OSError."""
         for day in list(self._written):
-            self._writing(day, WordFile.commit)
+            with contextlib.suppress(_Lost):
+                self._writing(day, WordFile.commit)
 
     def tidy(self) -> bool:
         """One bounded step (0.1 s or so) of making the files of days before the newest smaller; returns whether there is more to do.
@@ -88,9 +94,10 @@ class Words:
         """
         for day in self._listed()[:-1]:
             if day not in self._tidied:
-                if self._writing(day, WordFile.tidy):
-                    return True
-                self._tidied.add(day)
+                with contextlib.suppress(_Lost):
+                    if self._writing(day, WordFile.tidy):
+                        return True
+                    self._tidied.add(day)
         return False
 
     def drop(self, day: str) -> None:
@@ -160,20 +167,16 @@ class Words:
     # Files open for writing.
 
     def _writing(self, day: str, work: Callable[[WordFile], T]) -> T:
-        """Do `work` with the day's file, made where there is none, and made anew where it is damaged."""
+        """Do `work` with the day's file, made where there is none. Raises _Lost when it was damaged and is no more, OSError."""
         if self._readonly:
             raise ValueError("opened for reading only")
         try:
-            for _ in range(2):
-                try:
-                    return work(self._writer(day))
-                except sqlite3.DatabaseError as error:
-                    if not _is_fault(error):
-                        raise
-                    self._lose(day, error)
             return work(self._writer(day))
         except sqlite3.Error as error:
             self._let_go(day)
+            if _is_fault(error):
+                self._lose(day, error)
+                raise _Lost from error
             raise OSError(None, f"the words of {day} cannot be written: {error}") from error
 
     def _writer(self, day: str) -> WordFile:
@@ -197,18 +200,19 @@ class Words:
         path.chmod(0o600)  # SQLite gives its log the same
         db = _connect(path, "mode=rw")
         try:
-            file = _prepared(db)
+            file, fresh = _prepared(db)
         except BaseException:
             db.close()
             raise
         self._written[day] = (identity, db, file)
+        if fresh:
+            self._made.add(day)
         return file
 
     def _lose(self, day: str, error: sqlite3.Error) -> None:
         _log.warning("the words of %s were damaged (%s) and are made anew", day, error)
         self._let_go(day)
         self._unlink(day)
-        self._lost.add(day)
 
     # Names.
 
@@ -241,8 +245,12 @@ class Words:
                 self._read.pop(day)[1].close()
 
 
-def _prepared(db: sqlite3.Connection) -> WordFile:
-    """Raises sqlite3.Error, for a file that is not ours an error that is a fault of the file."""
+class _Lost(Exception):  # noqa: N818 - named as those of archive.errors
+    """A day's file was damaged and has been removed."""
+
+
+def _prepared(db: sqlite3.Connection) -> tuple[WordFile, bool]:
+    """The file, and whether it was empty. Raises sqlite3.Error, for a file that is not ours an error that is a fault of the file."""
     empty = _marks(db) == (0, 0) and db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
     if not empty and _marks(db) != (APPLICATION, SCHEMA):
         error = sqlite3.DatabaseError("another schema")
@@ -254,7 +262,7 @@ def _prepared(db: sqlite3.Connection) -> WordFile:
     db.execute("PRAGMA synchronous = NORMAL")  # derived: what a power loss takes of it is read again
     db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
     db.execute(f"PRAGMA cache_size = -{_CACHE}")
-    return WordFile(db)
+    return WordFile(db), empty
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:

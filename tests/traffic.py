@@ -333,7 +333,6 @@ _ASKED: Sequence[tuple[bytes, bytes]] = (
     (b"x-stainless-read-timeout", b"600.0"),
 )
 _GIVEN: Sequence[tuple[bytes, bytes]] = (
-    (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Transfer-Encoding", b"chunked"),
     (b"Connection", b"keep-alive"),
     (b"access-control-expose-headers", b"X-Request-ID"),
@@ -355,6 +354,7 @@ def _record(rng: Random, at: float, target: bytes, route: str, session: str, bod
     asked = [*_ASKED, (b"X-Session-Id", session.encode()), (b"Content-Length", b"%d" % len(body))]
     given = [
         (b"Date", b"Thu, 19 Nov 2026 %02d:%02d:%02d GMT" % (int(at) // 3600 % 24, int(at) // 60 % 60, int(at) % 60)),
+        (b"Content-Type", b"application/json" if answer.startswith(b"{") else b"text/event-stream; charset=utf-8"),
         *_GIVEN,
         (b"openai-processing-ms", b"%d" % (took // 3)),
         (b"x-ratelimit-remaining-tokens", b"%d" % rng.randrange(29_000_000, 30_000_000)),

@@ -158,6 +158,10 @@ def test_forms_and_plain_text_are_said() -> None:
     assert texts([parsed(record)])[-2:] == ["prompt=annual report!", "plain\nwords"]
 
 
+def test_an_error_that_calls_itself_an_event_stream_is_read_as_what_it_is() -> None:
+    assert answered('{"error":{"message":"first\\nsecond"}}') == ["first\nsecond"]
+
+
 def test_json_that_was_cut_off_is_read_as_text() -> None:
     (text,) = [it for it in said(body=b'{"messages":[{"content":"first\\nsecond thi') if "second" in it]
     assert {"first", "second", "thi"} <= set(text.replace('"', " ").split())
