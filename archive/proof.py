@@ -19,7 +19,7 @@ from archive.handle import open_file
 from archive.keys import signed_by
 from archive.ledger import Log
 from archive.line import SERVICE_PART
-from archive.manifest import Seal, canonical
+from archive.manifest import DIGEST_LENGTH, Seal, canonical
 from archive.member import Damage, Found
 from archive.merkle import inclusion_proof, leaf_hash, root_from_proof, root_of
 from archive.record import id_text
@@ -101,7 +101,7 @@ def _proofs(folder: Path, path: Path, seal: Seal, wanted: set[int]) -> Iterator[
                 here.append((len(leaves), each.offset))
             leaves.append(each.leaf)
         if len(leaves) < seal.records:
-            removed = _removed(folder, seal.segment)
+            removed = _removed(folder, seal)
             kept = [at for at in range(seal.records) if at not in removed]
             here = [(kept[at], offset) for at, offset in here if at < len(kept)]
             present = iter(leaves)
@@ -114,18 +114,19 @@ def _proofs(folder: Path, path: Path, seal: Seal, wanted: set[int]) -> Iterator[
             yield {"segment": seal.segment, "index": index, "line": line, "proof": path_up}
 
 
-def _removed(folder: Path, hour: str) -> dict[int, bytes]:
-    """What forget lines tell of that hour: the leaf hashes of records that are gone."""
+def _removed(folder: Path, seal: Seal) -> dict[int, bytes]:
+    """What forget lines tell of that hour: the leaf hashes of records that the seal lists. (What was gone before, it does not.)"""
     log = Log()
     for path in segments(folder):
-        if hour_of(path.name) < hour:
+        if hour_of(path.name) < seal.segment:
             continue
         with open_file(path) as handle:
             for each in handle.scan():
                 if isinstance(each, Found) and each.tag.part == SERVICE_PART:
                     with suppress(DamagedMember):
                         log.own(decode(handle.line(each.offset, limit=_LONGEST)))
-    return {it.index: bytes.fromhex(it.digest) for told in log.told for it in told.records if it.segment == hour}
+    told = {it.index: bytes.fromhex(it.digest) for each in log.told for it in each.records if it.segment == seal.segment}
+    return {at: leaf for at, leaf in told.items() if leaf[:DIGEST_LENGTH] == seal.lines[at * DIGEST_LENGTH : (at + 1) * DIGEST_LENGTH]}
 
 
 # Checking.

@@ -30,6 +30,9 @@ _PIECE: Final = 256 << 10
 _OWN: Final = 16 << 20
 """No line of the archive's own is longer: one that tells of 1,000 removed records has 400 KB."""
 
+_BEGIN: Final = 400
+"""The first fields fit in here."""
+
 # The order of the first fields is part of the format, so most lines need no parser. A writer's name is printable ASCII.
 _HEAD: Final = re.compile(
     rb'\{"v":[0-9]+,"id":"([0-9a-f-]{36})","seq":([0-9]+),"writer":"([!#-\[\]-~]{1,64})","part":([0-9]+),'
@@ -152,7 +155,7 @@ def _until(handle: Plain, end: int) -> Iterator[Found | Damage]:
 
 
 def _whole(found: Found, line: bytes, digest: bytes) -> Checked:
-    if line.find(b"\n") != len(line) - 1:
+    if not line or line.find(b"\n") != len(line) - 1:
         raise DamagedMember("not one line with its newline")
     hashed = sha256(b"\x00")
     hashed.update(line)
@@ -160,10 +163,10 @@ def _whole(found: Found, line: bytes, digest: bytes) -> Checked:
 
 
 def _in_pieces(found: Found, pieces: Iterator[bytes], digest: bytes) -> Checked:
-    """The same for a line of any length: only its beginning is held, unless it is one of the archive's own."""
+    """The same for a line of any length: only its beginning is held, where that says that it is an exchange's."""
     hashed = sha256(b"\x00")
     begin = bytearray()
-    size, ended = 0, False
+    size, ended, whole = 0, False, True
     for piece in pieces:
         if ended and piece:
             raise DamagedMember("not one line with its newline")
@@ -174,8 +177,10 @@ def _in_pieces(found: Found, pieces: Iterator[bytes], digest: bytes) -> Checked:
             ended = True
         hashed.update(piece)
         size += len(piece)
-        if len(begin) < _OWN and (not begin or b'"kind":"exchange"' not in begin[:400]):
+        if len(begin) < _BEGIN or (whole and len(begin) <= _OWN):
             begin += piece
+            head = _HEAD.match(begin)
+            whole = head is None or head[6] != b"exchange"
     if not ended:
         raise DamagedMember("not one line with its newline")
     return _checked(found, bytes(begin), size, hashed.digest(), digest)
@@ -259,7 +264,10 @@ class _Bytes:
         while known < offset and not self._unread:  # damage that nobody asked for
             known += len(self._read(known, min(_WINDOW, offset - known))) or self._end
         kept = self._data[offset - self._from :] if offset < known else b""
-        more = self._read(offset + len(kept), min(max(_WINDOW, length - len(kept)), self._end - offset - len(kept)))
+        at, least = offset + len(kept), length - len(kept)
+        more = self._read(at, min(max(_WINDOW, least), self._end - at))
+        if not more and self._unread:
+            more = self._read(at, least)  # what cannot be read may lie behind it
         self._data, self._from = kept + more, offset
 
     def _read(self, at: int, length: int) -> bytes:

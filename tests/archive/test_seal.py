@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import errno
 import fcntl
@@ -27,10 +26,9 @@ from samples import HOUR, Shelf, whole
 from archive import seal as sealing
 from archive.errors import DamagedSeal, NotFound, Unsealable
 from archive.folder import QUARANTINE, hour_of, seal_path
-from archive.keys import make_key
 from archive.merkle import leaf_hash, root_of
 from archive.record import id_text
-from archive.seal import Previous, Seal, SealedWriter, closed_hours, left_out, parse_seal, read_seal, seal_hour, sealed_hours
+from archive.seal import Previous, Seal, SealedWriter, closed_hours, left_out, read_seal, seal_hour, sealed_hours
 
 TEN, ELEVEN, TWELVE = "2026-11-19T10", "2026-11-19T11", "2026-11-19T12"
 LATER = HOUR + 9 * 3600
@@ -185,46 +183,12 @@ def test_a_full_disk_leaves_no_half_a_seal(shelf: Shelf, monkeypatch: pytest.Mon
     seal(shelf)
 
 
-def test_every_changed_byte_of_a_seal_is_found(shelf: Shelf, tmp_path: Path) -> None:
-    seal(shelf, key=make_key(tmp_path / "key"))
-    data = seal(shelf).to_bytes()
-    assert parse_seal(data).to_bytes() == data
-    for at in range(len(data)):
-        for bit in (0x01, 0x20, 0x80):
-            changed = bytearray(data)
-            changed[at] ^= bit
-            with pytest.raises(DamagedSeal):
-                parse_seal(bytes(changed))
-    for other in (b"", data[:-1], data + b"\n", b" " + data, b"[]", b"null", b'{"v":2}', b"[" * 100_000, b"\xff"):
-        with pytest.raises(DamagedSeal):
-            parse_seal(other)
-
-
 def test_a_seal_of_another_hour_is_refused(shelf: Shelf) -> None:
     seal(shelf)
     seal_path(shelf.folder, ELEVEN).write_bytes(seal_path(shelf.folder, TEN).read_bytes())
     with pytest.raises(DamagedSeal, match=f"of another hour, {TEN}"):
         read_seal(shelf.folder, ELEVEN)
     assert read_seal(shelf.folder, TWELVE) is None
-
-
-def test_a_signature_holds_for_the_seal_it_is_in_only(shelf: Shelf, tmp_path: Path) -> None:
-    key = make_key(tmp_path / "key")
-    signed = seal(shelf, key=key)
-    assert signed.key == key.public
-    assert signed.holds()
-    assert seal(shelf, ELEVEN).holds()  # it has none
-    for change in (
-        {"root": "00" * 32},
-        {"sealed_at": "2026-11-19T19:00:01.000000Z"},
-        {"previous": Previous(TEN, "00" * 32)},
-        {"lines": bytes(32)},
-        {"key": make_key(tmp_path / "other").public},
-        {"signature": base64.b64encode(bytes(64)).decode()},
-        {"signature": None},
-        {"key": None},
-    ):
-        assert not dataclasses.replace(signed, **change).holds()  # type: ignore[arg-type]
 
 
 # Others at work meanwhile.
