@@ -1,28 +1,31 @@
-"""Which members lie where: learned by hopping over segments, newest first, kept in memory within bounds, never written down.
+"""Which records lie where: from the catalog as far as it has followed the segments, beyond that learned by hopping over them.
 
-It opens segments for reading, refuses symbolic links, and inflates nothing. Not thread-safe: `archive.reader` holds the lock.
+What is hopped over is kept in memory within bounds, newest first, and never written down. It opens segments for reading, refuses
+symbolic links, and inflates nothing. Not thread-safe: `archive.reader` holds the lock.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import merge
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
-from archive.errors import NotFound
-from archive.folder import PLAIN, hour_of, segment_name, segments
+from archive.catalog import Catalog, Covered
+from archive.errors import ArchiveError, NotFound
+from archive.folder import hour_of, segment_name, segments
 from archive.handle import Handle, open_segment
 from archive.line import SERVICE_PART
-from archive.member import Damage, Found
+from archive.member import Damage, Found, Tag
 
-__all__ = ["DEFAULT_HELD", "Index", "Segment"]
+__all__ = ["DEFAULT_HELD", "Index", "Segment", "State", "about", "still_there", "tag_bytes", "unique"]
 
 _HOUR_MS: Final = 3_600_000
 _STEP: Final = 100_000
@@ -31,22 +34,75 @@ DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
 
 
+_TAG: Final = struct.Struct("<Q16sIQ")
+State = tuple[int, int, int, int]
+"""What a file's status says of it: device, inode, size, and when it was last changed, in nanoseconds."""
+_NOTHING: Final = (0, 0, 0, 0)
+_turns = count()
+
+
+def tag_bytes(tag: Tag) -> bytes:
+    """What a header says, to be compared."""
+    return _TAG.pack(tag.length, tag.id, tag.part, tag.seq)
+
+
+def about(path: Path) -> State:
+    """The file's state; zeros when it is gone."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return _NOTHING
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def still_there(handle: Handle, covered: Covered) -> bool:
+    """Whether the segment still has the record that the catalog saw last, and so what lies before it: its header holds a random id and a
+    running number. Not so when the file was cut back and has grown again, or is another one under the same inode.
+    """
+    if handle.end() < covered.position:
+        return False
+    last = next(handle.scan(covered.last), None) if covered.last >= 0 else None
+    return covered.last < 0 or (isinstance(last, Found) and last.offset == covered.last and tag_bytes(last.tag) == covered.tag)
+
+
 class Segment:
-    """One segment's members by exchange, learned step by step."""
+    """One segment's members by exchange, learned step by step from `base` on."""
 
-    __slots__ = ("_order", "_unsorted", "damages", "done", "end", "hour", "identity", "ids", "members", "name", "service", "size", "torn")
+    __slots__ = (
+        *(
+            "_base",
+            "_inode",
+            "_last",
+            "_order",
+            "_unsorted",
+            "damages",
+            "done",
+            "end",
+            "hour",
+            "identity",
+            "ids",
+            "members",
+            "name",
+            "service",
+        ),
+        *("state", "torn", "turn"),
+    )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, base: int = 0, inode: int = 0) -> None:
+        """`base` is where to begin, as long as the file is the one with this `inode`."""
         self.name = name
         self.hour = _hour_of_name(name)
-        self.begin((0, 0))
+        self._base, self._inode = base, inode
+        self.begin((0, inode))
 
     def begin(self, identity: tuple[int, int]) -> None:
         """Forget all: the file is another one, or was cut back behind where we are."""
         self.identity = identity
-        self.size = 0
-        """Where it ended when it was last read to the end."""
-        self.end = 0
+        self.turn = next(_turns)
+        """Another one each time it begins."""
+        self.state = _NOTHING
+        """What the file was like when it was last read to the end."""
+        self.end = self._base if identity[1] == self._inode else 0
         """Where to hop on from: the end of the last whole member."""
         self.done = False
         """The end was reached at least once."""
@@ -57,35 +113,43 @@ class Segment:
         self.damages: list[Damage] = []
         self.torn: Damage | None = None
         """The end is no whole member: being written just now, or left by a crash."""
+        self._last: Found | None = None
         self._order: list[bytes] = []
         self._unsorted = False
 
-    def advance(self, handle: Handle, budget: int, elsewhere: Callable[[bytes], None]) -> int:
-        """Hop over up to `budget` more members; returns how many. `elsewhere` is told each id that did not begin in this hour."""
-        identity, size = handle.identity(), handle.end()
-        if identity != self.identity or size < self.end:
-            self.begin(identity)
-        if self.done and size == self.size:
+    def advance(self, handle: Handle, state: State, budget: int, elsewhere: Callable[[bytes], None]) -> int:
+        """Hop over up to `budget` more members of the file that was in `state` a moment ago; returns how many. `elsewhere` is told each id
+        that did not begin in this hour."""
+        if self.done and state == self.state:
             return 0
+        if handle.identity() != self.identity or handle.end() < self.end or not self._goes_on(handle):
+            self.begin(handle.identity())
         self.torn = None
-        count = 0
+        hopped = 0
+        damages: list[Damage] = []
         for each in handle.scan(self.end):
             if isinstance(each, Found):
+                self.damages += damages  # with no record behind it, damage may yet become one, or be cut off
+                damages.clear()
                 self._take(each, elsewhere)
-                count += 1
-                if count == budget:
-                    return count
+                hopped += 1
+                if hopped == budget:
+                    return hopped
             elif each.torn:
                 self.torn = each
             else:
-                self.damages.append(each)
-                self.end = each.offset + each.length
-        self.size = size
+                damages.append(each)
+        self.state = state
         self.done = True
-        return count
+        return hopped
+
+    def _goes_on(self, handle: Handle) -> bool:
+        """Whether the last record is still there: else the file was cut back and has grown again, or is another under the same inode."""
+        return self._last is None or next(handle.scan(self._last.offset), None) == self._last
 
     def _take(self, found: Found, elsewhere: Callable[[bytes], None]) -> None:
         offset, tag = found
+        self._last = found
         self.end = offset + tag.length
         self.members += 1
         if tag.part == SERVICE_PART:
@@ -123,22 +187,37 @@ class Index:
         self._folder = folder
         self._held = held
         self._names: list[str] = []
+        self._listing: dict[str, State] = {}
+        self._catalog: Catalog | None = None
+        self._covered: Mapping[str, Covered] = {}
+        self._vouched: dict[str, tuple[Covered, State, int]] = {}
+        """What of the catalog was compared with which state of its segment, and where that one's addresses ended."""
+        self._trusted: dict[str, Covered] = {}
+        self._keys: dict[int, str] = {}
+        """Of those trusted, by their number in the catalog."""
+        self._tails: list[str] = []
+        """Segments that go on beyond what the catalog has of them, oldest first."""
         self._loaded: OrderedDict[str, Segment] = OrderedDict()
-        """By use, the longest unused first."""
+        """Of those, by use, the longest unused first."""
         self._seen: set[str] = set()
         """Loaded at least once: what they hold of other hours' exchanges is in `_elsewhere`."""
         self._elsewhere: dict[bytes, list[str]] = {}
         self.changes = 0
 
-    def refresh(self, step: int = _STEP) -> int:
-        """Look for new segments and new bytes; hop over at most about `step` members. Returns `changes`."""
-        names = [path.name for path in segments(self._folder)]
-        if names != self._names:
-            self.changes += 1
-            for gone in set(self._names) - set(names):
-                self._loaded.pop(gone, None)
-                self._seen.discard(gone)
-            self._names = names
+    def refresh(self, step: int = _STEP, *, catalog: Catalog | None = None) -> int:
+        """Look for new segments and new bytes; hop over at most about `step` members. Returns `changes`.
+
+        `catalog`, begun, answers for what it covers until the next call.
+        """
+        listing = {path.name: about(path) for path in segments(self._folder)}
+        covered = catalog.covered() if catalog is not None else {}
+        if listing != self._listing or covered is not self._covered:
+            self.changes += listing != self._listing
+            self._listing, self._covered = listing, covered
+            self._names = list(listing)
+            self._lean_on(covered)
+        self._catalog = catalog
+        names = self._tails
         fresh = names[-1:] if names and names[-1] not in self._loaded else []
         for name in [*fresh, *(it for it in reversed(names) if it in self._loaded and self._changed(it))]:
             if step <= 0:
@@ -146,16 +225,67 @@ class Index:
             step -= self._advance(name, step)
         return self.changes
 
+    def _lean_on(self, covered: Mapping[str, Covered]) -> None:
+        """Find out what the catalog can be trusted with, and which segments go on beyond it."""
+        before, self._trusted, self._tails = self._trusted, {}, []
+        for name, state in self._listing.items():
+            known = covered.get(name)
+            end = None if known is None else self._vouch(known, state)
+            if known is not None and end is not None:
+                self._trusted[name] = known
+            if known is None or end != known.position:
+                self._tails.append(name)
+        self._keys = {it.key: name for name, it in self._trusted.items()}
+        for name in {*self._seen, *self._loaded}:
+            if name not in self._listing or _base(before.get(name)) != _base(self._trusted.get(name)):
+                self._loaded.pop(name, None)
+                self._seen.discard(name)
+        self._vouched = {name: it for name, it in self._vouched.items() if name in self._trusted}
+
+    def _vouch(self, known: Covered, state: State) -> int | None:
+        """Where the segment ends, if it still is what the catalog saw; else None."""
+        if state[1] != known.inode:
+            return None
+        vouched, seen, end = self._vouched.get(known.name, (None, _NOTHING, 0))
+        if vouched != known or seen != state:
+            try:
+                with open_segment(self._folder, known.name) as handle:
+                    if not still_there(handle, known):
+                        return None
+                    end = handle.end()
+            except ArchiveError:
+                return None
+            self._vouched[known.name] = known, state, end
+        return end
+
     def names(self) -> list[str]:
         """The segments, oldest first, as of the last refresh."""
         return self._names
+
+    def trusted(self, name: str) -> Covered | None:
+        """What the catalog has of a segment, where that still holds."""
+        return self._trusted.get(name)
+
+    def told(self, places: list[tuple[str, int]]) -> bool:
+        """Whether the catalog has read the lines at all these places."""
+        return all((known := self._trusted.get(name)) is not None and offset < known.told for name, offset in places)
+
+    def followed(self) -> tuple[int, int]:
+        """Bytes of segments whose lines the catalog has read, of how many."""
+        known = 0
+        for name, it in self._trusted.items():
+            end = max(it.position, self._vouched[name][2], 1)
+            known += self._listing[name][2] * it.told // end
+        return known, sum(state[2] for state in self._listing.values())
 
     def is_loaded(self, name: str) -> bool:
         """Whether what `load` gives is at hand without reading."""
         return name in self._loaded
 
     def load(self, name: str) -> Segment:
-        """The segment, read to its end as of now. One that has gone since is empty."""
+        """The segment beyond what the catalog has of it, read to its end as of now. One that has gone since is empty."""
+        if name not in self._tails and (known := self._trusted.get(name)) is not None:
+            return Segment(name, known.position, known.inode)
         while (segment := self._loaded.get(name)) is None or not segment.done:
             self._advance(name, _STEP)
         self._loaded.move_to_end(name)
@@ -163,14 +293,24 @@ class Index:
         return segment
 
     def walk(self, before: bytes | None) -> Iterator[bytes]:
-        """Ids of exchanges that began before the exchange `before` (None: all), newest first; segments are loaded as they are needed.
+        """Ids of exchanges that began before the exchange `before` (None: all), newest first; segments are loaded as they are needed."""
+        known = self._catalog.ids(before, self._keys) if self._catalog is not None else iter(())
+        return unique(merge(known, self.walk_beyond(before), reverse=True))
+
+    def walk_untold(self, before: bytes | None) -> Iterator[bytes]:
+        """The same, but only those with a record whose line the catalog has not read."""
+        untold = self._catalog.untold(before, self._trusted.values()) if self._catalog is not None else iter(())
+        return unique(merge(untold, self.walk_beyond(before), reverse=True))
+
+    def walk_beyond(self, before: bytes | None) -> Iterator[bytes]:
+        """The same, but only those with a record that is not in the catalog.
 
         A member is written after its exchange began. So once the segments from hour H on are known, all exchanges begun in or after
         H are known, and can be told in order.
         """
         upper = before
         carried: list[bytes] = []
-        for name in reversed(list(self._names)):
+        for name in reversed(list(self._tails)):
             segment = self.load(name)
             order = segment.order()
             floor = (segment.hour * _HOUR_MS).to_bytes(6, "big")
@@ -178,31 +318,31 @@ class Index:
             low = min(bisect_left(order, floor), high)
             known = order[low:high]  # a copy: the caller may take its time, and the segment may grow meanwhile
             older = {*order[:low], *(it for it in carried if it < floor)}
-            last = None
-            for each in merge((it for it in carried if it >= floor), reversed(known), reverse=True):
-                if each != last:
-                    last = each
-                    yield each
+            yield from unique(merge((it for it in carried if it >= floor), reversed(known), reverse=True))
             carried = sorted(older, reverse=True)
             upper = floor if upper is None else min(upper, floor)
         yield from carried
 
     def find(self, id: bytes) -> list[tuple[str, int]]:
         """(segment, offset) of every member of the exchange, oldest first; empty when there is none."""
+        known = self._catalog.places(id) if self._catalog is not None else []
+        found = {(self._keys[key], offset) for key, offset in known if key in self._keys}
         for names in self._since(_own_hour(id)):
             self._see(names)
-            if found := self._places(id):
-                return found
-        return []
+            found.update(self._beyond(id))
+            if found:
+                break
+        return sorted(found)
 
     def matching(self, low: bytes, high: bytes) -> set[bytes]:
         """Ids from `low` to `high`, both included: none, the one there is, or two or more where there are several."""
         first, last = _own_hour(low), _own_hour(high)
-        found: set[bytes] = set()
+        known = self._catalog.between(low, high, self._keys) if self._catalog is not None else iter(())
+        found = set(islice(known, 2))
         for names in self._since(first):
             self._see(names)
-            found.update(islice((it for it in self._elsewhere if low <= it <= high and self._places(it)), 2))
-            for name in self._names:
+            found.update(islice((it for it in self._elsewhere if low <= it <= high and self._beyond(it)), 2))
+            for name in self._tails:
                 if (first is None or hour_of(name) >= first) and (last is None or hour_of(name) <= last):
                     order = self.load(name).order()
                     at = bisect_left(order, low)
@@ -213,13 +353,13 @@ class Index:
 
     def _since(self, own: str | None) -> Iterator[list[str]]:
         """Where to look for an exchange: first in the segments since the hour it claims to be of, then, unlikely, in the older ones."""
-        begins = bisect_left(self._names, own) if own is not None else 0
-        yield self._names[begins:]
-        yield self._names[:begins]
+        begins = bisect_left(self._tails, own) if own is not None else 0
+        yield self._tails[begins:]
+        yield self._tails[:begins]
 
-    def _places(self, id: bytes) -> list[tuple[str, int]]:
+    def _beyond(self, id: bytes) -> list[tuple[str, int]]:
         hours = {*self._elsewhere.get(id, ()), _own_hour(id)}
-        return [(name, offset) for name in self._names if hour_of(name) in hours for offset in self.load(name).offsets(id)]
+        return [(name, offset) for name in self._tails if hour_of(name) in hours for offset in self.load(name).offsets(id)]
 
     def _see(self, names: list[str]) -> None:
         for name in reversed(names):
@@ -228,17 +368,12 @@ class Index:
 
     def _changed(self, name: str) -> bool:
         segment = self._loaded[name]
-        try:
-            about = os.stat(self._folder / name, follow_symlinks=False)
-        except OSError:
-            return True
-        grown = name.endswith(PLAIN) and about.st_size != segment.size
-        return not segment.done or (about.st_dev, about.st_ino) != segment.identity or grown
+        return not segment.done or segment.state != self._listing[name]
 
     def _advance(self, name: str, budget: int) -> int:
         segment = self._loaded.get(name)
         if segment is None:
-            segment = self._loaded[name] = Segment(name)
+            segment = self._loaded[name] = Segment(name, *_base(self._trusted.get(name)))
 
         def elsewhere(id: bytes) -> None:
             hours = self._elsewhere.setdefault(id, [])
@@ -251,15 +386,15 @@ class Index:
         except NotFound:
             segment.begin((0, 0))
             segment.done = True
-            count = 0
+            hopped = 0
         else:
             with handle:
-                count = segment.advance(handle, budget, elsewhere)
+                hopped = segment.advance(handle, self._listing.get(name, _NOTHING), budget, elsewhere)
         if segment.done:
             self._seen.add(name)
         if before != (segment.end, segment.identity, segment.torn):
             self.changes += 1
-        return count
+        return hopped
 
     def held(self) -> int:
         """Members whose places are in memory."""
@@ -273,6 +408,19 @@ class Index:
                 break
             if name != newest:
                 held -= self._loaded.pop(name).members
+
+
+def unique(ids: Iterator[bytes]) -> Iterator[bytes]:
+    """Sorted ids, each once."""
+    last = None
+    for each in ids:
+        if each != last:
+            last = each
+            yield each
+
+
+def _base(known: Covered | None) -> tuple[int, int]:
+    return (0, 0) if known is None else (known.position, known.inode)
 
 
 def _hour_of_name(name: str) -> int:

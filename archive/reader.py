@@ -1,4 +1,7 @@
-"""The archive, read: lists of exchanges, one exchange whole, and the archive's own events. It never writes a byte.
+"""The archive, read: lists of exchanges, one exchange whole, words searched for, and the archive's own events.
+
+It answers from the catalog for what that covers and from the segments themselves for the rest. It writes nothing; `follow`, which keeps
+the catalog up to date, never writes to a segment.
 
 Every method blocks on the disk and may be called from any thread. Damage is a value (`Event`, `Exchange.unread`); only what a caller
 got wrong, or what is not there, is an ArchiveError; a machine out of descriptors or memory shows as the OSError it is. What is being
@@ -7,27 +10,34 @@ written while it is read is "not yet", never an error.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import socket
+import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from heapq import merge
 from pathlib import Path
+from threading import Event as Flag
 from threading import RLock
-from typing import Any, Final, Self
+from typing import Any, Final, TypeVar
 
 from archive import skim
+from archive.catalog import Catalog, Covered, day_text
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
 from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
-from archive.handle import Handle, open_segment
-from archive.index import DEFAULT_HELD, Index
+from archive.follow import Follower
+from archive.index import DEFAULT_HELD, Index, unique
+from archive.parts import Files, fold, fold_all, number, read_all
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
+from archive.tables import index_folder
+from archive.telling import running
+from archive.text import texts
+from archive.words import Query, Words
 
-__all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Reader"]
+__all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader"]
 
 DEFAULT_LIMIT: Final = 256 << 20
 """Bytes of lines that one exchange may take when it is opened; texts beyond it are left out and said to be unread."""
@@ -39,12 +49,13 @@ _LOOK_BACK: Final = 200
 """Segments searched for the open line of a writer: eight days without a restart."""
 _SUMMARIES: Final = 5000
 _DAMAGES: Final = 1000
-_OPEN_FILES: Final = 8
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,32}")
 _STATUS: Final = re.compile(r"[1-5]xx|[1-9][0-9]{2}|none")
 
 Json = dict[str, Any]
+Places = list[tuple[str, int]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +66,30 @@ class Page:
     next: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the catalog has followed the segments: bytes of them that it knows, of how many."""
+
+    known: int
+    size: int
+
+    @property
+    def behind(self) -> int:
+        """Bytes it does not know yet."""
+        return self.size - self.known
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return self.known / self.size if self.size else 1.0
+
+
 class Reader:
     """Reads one folder of segments, also while writers append to it.
 
-    Nothing is kept but an index in memory, made by hopping over members. Only files of the strict segment name are opened, and no
-    symbolic links; ids are compared as numbers, so no id can mean a path or a pattern.
+    What the catalog does not cover, or no longer rightly, is found by hopping over members and kept in memory, so an answer is the same
+    with and without a catalog, only later. Only files of the strict segment name are opened, and no symbolic links; ids are compared as
+    numbers, so no id can mean a path or a pattern.
     """
 
     def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, held: int = DEFAULT_HELD) -> None:
@@ -68,17 +98,30 @@ class Reader:
         self._folder = folder
         self._limit = limit
         self._lock = RLock()
+        self._catalog = Catalog(folder)
+        self._now: Catalog | None = None
+        """The catalog during a call that can use it."""
         self._index = Index(folder, held=held)
-        self._summaries: OrderedDict[bytes, tuple[list[tuple[str, int]], Summary]] = OrderedDict()
-        self._damages: dict[tuple[str, int], Event] = {}
-        """Members that hopping took for whole and that could not be read."""
-        self._events: dict[str, tuple[object, list[Event]]] = {}
-        self._writers = Writers(host=socket.gethostname(), running=_running)
+        self._summaries: OrderedDict[bytes, tuple[Places, int, Summary]] = OrderedDict()
+        self._damages: dict[tuple[str, int], tuple[object, Event]] = {}
+        """Members that hopping took for whole and that could not be read, each with its header."""
+        self._events: dict[str, tuple[Any, list[Event]]] = {}
+        self._writers = Writers(host=socket.gethostname(), running=running)
 
     def refresh(self) -> int:
         """Look for what is new, in a bounded step; returns a counter that has changed when anything did. Quick enough to poll."""
-        with self._lock:
-            return self._index.refresh()
+        return self._reading(lambda _: self._index.changes)
+
+    def follow(self, stopped: Flag) -> None:
+        """Keep the catalog up to date until `stopped` is set. Blocks: for a thread of its own, once for each reader.
+
+        Where another process does so already, or the disk does not let it, it waits for its turn. Raises nothing of the disk's.
+        """
+        Follower(self._folder).run(stopped)
+
+    def progress(self) -> Progress | None:
+        """How far the catalog is; None where there is none."""
+        return self._reading(lambda _: None if self._now is None else Progress(*self._index.followed()))
 
     def page(
         self,
@@ -91,28 +134,13 @@ class Reader:
     ) -> Page:
         """Exchanges that began before the one named `before`, newest first, at most `limit` (up to 500).
 
-        `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` is looked for in the lines as they are archived,
-        whatever the case of ASCII letters. Filters look at 2,000 exchanges at most: a page may come short, even empty, and still
-        have a `next`. Raises BadName for a `before` or `status` that is none.
+        `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as `archive.words.Query`
+        reads them. Of what the catalog does not cover, filters look at 2,000 exchanges at most: a page may come short, even empty, and
+        still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
         """
         start = None if before is None else _whole_id(before)
-        fits = _status_filter(status)
-        needle = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace").lower() if text else None
-        entries: list[Entry] = []
-        last = None
-        with self._lock, _Files(self._folder) as files:
-            self._index.refresh()
-            for looked_at, name in enumerate(self._index.walk(start)):
-                if len(entries) >= max(1, min(limit, _MAX_PAGE)) or looked_at >= _SEARCHED:
-                    return Page(entries, last)
-                last = id_text(name)
-                places = self._index.find(name)
-                summary = self._summary(name, places, files)
-                if not summary.parts or not fits(summary.status) or (route is not None and summary.route != route):
-                    continue
-                if needle is None or _contains(places, needle, files):
-                    entries.append(self._entry(name, places, summary, files))
-        return Page(entries, None)
+        chosen = _Chosen(route, _status(status), Query.parse(text) if text else None)
+        return self._reading(lambda files: self._page(start, max(1, min(limit, _MAX_PAGE)), chosen, files))
 
     def get(self, id: str) -> Exchange:
         """The exchange `id`: a whole id, or a prefix of at least 8 characters that only one exchange has.
@@ -120,24 +148,75 @@ class Reader:
         Raises BadName for what is no id, NotFound for what is not there, is ambiguous, or has no readable member.
         """
         digits = _digits(id)
-        with self._lock, _Files(self._folder) as files:
-            self._index.refresh()
-            name = self._only(digits)
-            places = self._index.find(name)
-            summary = self._summary(name, places, files)
-            if not summary.parts:
-                raise NotFound(f"no exchange {digits} that can be read")
-            entry = self._entry(name, places, summary, files)
+        entry, places = self._reading(lambda files: self._find(digits, files))
         # Outside of the lock: the lines of a large exchange take their time, and whole members do not change.
-        with _Files(self._folder) as files:
+        with Files(self._folder) as files:
             return _open(entry, places, files, self._limit)
 
     def events(self) -> list[Event]:
         """What the archive says of itself, oldest first: writers' open, close and gap lines, and damage."""
-        with self._lock, _Files(self._folder) as files:
+        return self._reading(self._all_events)
+
+    def _reading(self, work: Callable[[Files], T]) -> T:
+        """Do `work` with the index as of now, leaning on the catalog; without it should that turn out to be damaged."""
+        with self._lock, Files(self._folder) as files:
+            try:
+                self._now = self._catalog if self._catalog.begin() else None
+                self._index.refresh(catalog=self._now)
+                return work(files)
+            except sqlite3.Error as error:
+                self._catalog.give_up(error)
+            finally:
+                self._catalog.end()
+                self._now = None
             self._index.refresh()
-            events = [each for name in list(self._index.names()) for each in self._events_of(name, files)]
-            return sorted([*events, *self._damages.values()], key=lambda it: (it.place.segment, it.place.offset))
+            return work(files)
+
+    def _page(self, start: bytes | None, limit: int, chosen: _Chosen, files: Files) -> Page:
+        entries: list[Entry] = []
+        last = None
+        with closing(self._candidates(start, chosen)) as candidates:
+            for looked_at, name in enumerate(candidates):
+                if len(entries) >= limit or looked_at >= _SEARCHED:
+                    return Page(entries, last)
+                last = id_text(name)
+                places = self._index.find(name)
+                summary = self._summary(name, places, files)
+                if summary.parts and chosen.fits(summary) and (chosen.query is None or _says(chosen.query, places, files)):
+                    entries.append(self._entry(name, places, summary, files))
+        return Page(entries, None)
+
+    def _candidates(self, start: bytes | None, chosen: _Chosen) -> Generator[bytes, None, None]:
+        """Ids among which are all that are chosen, newest first: by catalog and words where these can tell, one by one where not."""
+        catalog, query = self._now, chosen.query
+        if catalog is None or not chosen.narrows:
+            yield from self._index.walk(start)
+        elif query is None:
+            told = catalog.chosen(start, route=chosen.route, status=chosen.status)
+            yield from unique(merge(told, catalog.unworded(start, odd=True), self._index.walk_untold(start), reverse=True))
+        else:
+            with closing(Words(index_folder(self._folder), readonly=True)) as words:
+                there = set(words.days())
+                lost = [catalog.worded(day, start) for day in catalog.handed_over() if day_text(day) not in there]
+                found = words.find(query, before=start)
+                yield from unique(merge(found, *lost, catalog.unworded(start), self._index.walk_untold(start), reverse=True))
+
+    def _find(self, digits: str, files: Files) -> tuple[Entry, Places]:
+        name = self._only(digits)
+        places = self._index.find(name)
+        summary = self._summary(name, places, files)
+        if not summary.parts:
+            raise NotFound(f"no exchange {digits} that can be read")
+        return self._entry(name, places, summary, files), places
+
+    def _all_events(self, files: Files) -> list[Event]:
+        self._forget_gone()
+        events = [each for name in list(self._index.names()) for each in self._events_of(name, files)]
+        known = {(it.place.segment, it.place.offset) for it in events}
+        for place, (member, found) in self._damages.items():
+            if place not in known and place[0] in self._index.names() and member == _member(*place, files):
+                events.append(found)
+        return sorted(events, key=lambda it: (it.place.segment, it.place.offset))
 
     def _only(self, digits: str) -> bytes:
         if len(digits) == 32:
@@ -151,26 +230,19 @@ class Reader:
             )
         return found.pop()
 
-    def _summary(self, id: bytes, places: list[tuple[str, int]], files: _Files) -> Summary:
-        """What a list shows of the exchange, from memory but for new parts. With `parts` 0 when none of it can be read."""
-        known, summary = self._summaries.get(id, ([], Summary()))
-        if known != places[: len(known)]:
-            known, summary = [], Summary()
-        parts = []
-        for name, offset in places[len(known) :]:
-            try:
-                parts.append((skim.skim(files.open(name), offset), name, offset))
-            except ArchiveError as error:
-                self._note(name, offset, error)
-        for part, name, offset in sorted(parts, key=lambda it: _number(it[0])):
-            longer = copy(summary)
-            try:
-                longer.fold(part)
-            except DamagedMember as error:
-                self._note(name, offset, error)
-            else:
-                summary = longer
-        self._summaries[id] = (list(places), summary)
+    def _summary(self, id: bytes, places: Places, files: Files) -> Summary:
+        """What a list shows of the exchange: from the catalog, or from its lines. With `parts` 0 when none of it can be read."""
+        row = self._now.row(id) if self._now is not None else None
+        if row is not None and row.places == len(places) and self._index.told(places):
+            return row.summary
+        return self._read_summary(id, places, files)
+
+    def _read_summary(self, id: bytes, places: Places, files: Files) -> Summary:
+        """The same from its lines; from memory but for new parts."""
+        known, after, summary = self._summaries.get(id, ([], 0, Summary()))
+        longer = fold(summary, after, places[len(known) :], files, self._note) if known == places[: len(known)] else None
+        summary, after = longer if longer is not None else fold_all(places, files, self._note)
+        self._summaries[id] = (list(places), after, summary)
         self._summaries.move_to_end(id)
         if len(self._summaries) > _SUMMARIES:
             self._summaries.popitem(last=False)
@@ -178,11 +250,13 @@ class Reader:
 
     def _note(self, name: str, offset: int, error: Exception) -> None:
         if len(self._damages) < _DAMAGES:
-            self._damages[name, offset] = damage(Place(name, offset, 0), str(error))
+            with Files(self._folder) as files:
+                self._damages[name, offset] = _member(name, offset, files), damage(Place(name, offset, 0), str(error))
 
-    def _entry(self, id: bytes, places: list[tuple[str, int]], summary: Summary, files: _Files) -> Entry:
+    def _entry(self, id: bytes, places: Places, summary: Summary, files: Files) -> Entry:
         gone = False
         if summary.end is None:
+            self._forget_gone()
             for name in reversed(self._index.names()[-_LOOK_BACK:]):
                 self._events_of(name, files)
                 if self._writers.knows(summary.writer):
@@ -190,54 +264,93 @@ class Reader:
             gone = self._writers.gone(summary.writer, last=places[-1])
         return summary.entry(id_text(id), gone=gone)
 
-    def _events_of(self, name: str, files: _Files) -> list[Event]:
-        """The segment's own events; it is read only when there are others than before."""
+    def _events_of(self, name: str, files: Files) -> list[Event]:
+        """The segment's own events; they are read only when there are others than before."""
         known, events = self._events.get(name, (None, []))
-        if known is not None and not self._index.is_loaded(name):
+        covered = self._index.trusted(name)
+        base = None if covered is None else (covered.key, covered.position, covered.told, covered.chain)
+        if known is not None and known[0] == base and not self._index.is_loaded(name):
             return events
         segment = self._index.load(name)
         newest = name == self._index.names()[-1]
         torn = [segment.torn] if segment.torn is not None and not newest else []
-        state = (segment.identity, len(segment.service), len(segment.damages), len(torn))
+        state = (base, segment.turn, len(segment.service), len(segment.damages), len(torn))
         if state != known:
-            events = [damage(Place(name, it.offset, it.length), it.why) for it in [*segment.damages, *torn]]
-            for offset in segment.service:
-                try:
-                    handle = files.open(name)
-                    events.append(event(skim.skim(handle, offset), Place(name, offset, handle.lengths(offset)[0])))
-                except ArchiveError as error:
-                    events.append(damage(Place(name, offset, 0), str(error)))
-            self._writers.learn(events)
-            self._events[name] = (state, events)
+            events = [] if covered is None else self._noted(covered, files)
+            events += [damage(Place(name, it.offset, it.length), it.why) for it in [*segment.damages, *torn]]
+            events += [_event(Place(name, offset, 0), None, files) for offset in segment.service]
+            before, self._events[name] = self._events.get(name), (state, events)
+            self._learn(events, whole=before is not None and events[: len(before[1])] != before[1])
         return events
 
+    def _learn(self, events: list[Event], *, whole: bool) -> None:
+        """Which writers are at work; `whole`: lines that told of some are gone, so all that is known is gathered anew."""
+        if whole:
+            self._writers = Writers(host=socket.gethostname(), running=running)
+            events = [each for _, known in self._events.values() for each in known]
+        self._writers.learn(events)
 
-class _Files:
-    """Segments opened for one call, a few at a time."""
+    def _forget_gone(self) -> None:
+        gone = self._events.keys() - set(self._index.names())
+        for name in gone:
+            del self._events[name]
+        if gone:
+            self._learn([], whole=True)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: OrderedDict[str, Handle] = OrderedDict()
-
-    def open(self, name: str) -> Handle:
-        """Raises BadName, NotFound."""
-        handle = self._open.get(name)
-        if handle is None:
-            if len(self._open) >= _OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            handle = self._open[name] = open_segment(self._folder, name)
-        return handle
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._open.values():
-            handle.close()
+    def _noted(self, covered: Covered, files: Files) -> list[Event]:
+        """What the catalog has of the segment's events."""
+        assert self._now is not None
+        return [
+            damage(Place(covered.name, it.offset, it.length), it.why)
+            if it.why is not None
+            else _event(Place(covered.name, it.offset, it.length), it.line, files)
+            for it in self._now.notes(covered.key)
+        ]
 
 
-def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int) -> Exchange:
-    parts: list[tuple[Json, Place, bytes]] = []
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which exchanges a list is to show."""
+
+    route: str | None
+    status: str | None
+    query: Query | None
+
+    @property
+    def narrows(self) -> bool:
+        return not (self.route is None and self.status is None and self.query is None)
+
+    def fits(self, summary: Summary) -> bool:
+        """By route and status."""
+        return self.route in (None, summary.route) and _fits(self.status, summary.status)
+
+
+def _event(place: Place, line: bytes | None, files: Files) -> Event:
+    """One of the archive's own lines, read from the segment unless it is given."""
+    try:
+        if line is not None:
+            return event(skim.decode(line), place)
+        handle = files.open(place.segment)
+        return event(skim.skim(handle, place.offset), Place(place.segment, place.offset, handle.lengths(place.offset)[0]))
+    except ArchiveError as error:
+        return damage(Place(place.segment, place.offset, 0), str(error))
+
+
+def _member(name: str, offset: int, files: Files) -> object:
+    """What lies there, by its header; None when the segment cannot be opened."""
+    try:
+        return next(files.open(name).scan(offset), None)
+    except ArchiveError:
+        return None
+
+
+def _says(query: Query, places: Places, files: Files) -> bool:
+    """Whether the exchange says it. What cannot be read says nothing; `events` tells of the damage."""
+    return query.matches(texts(read_all(places, files)))
+
+
+def _open(entry: Entry, places: Places, files: Files, room: int) -> Exchange:
+    read: list[tuple[Json, Place, bytes]] = []
     unread: list[tuple[Place, str]] = []
     for name, offset in places:
         place = Place(name, offset, 0)
@@ -253,31 +366,16 @@ def _open(entry: Entry, places: list[tuple[str, int]], files: _Files, room: int)
                 unread.append((place, f"a line of {size} bytes is too large to be read whole"))
                 line, part = b"", skim.skim(handle, offset)
             Summary().fold(part)  # of the schema?
-            parts.append((part, place, line))
+            read.append((part, place, line))
         except ArchiveError as error:
             unread.append((place, str(error)))
-    if not parts:
+    if not read:
         raise NotFound(f"no member of {entry.id} can be read")
-    parts.sort(key=lambda it: _number(it[0]))
+    read.sort(key=lambda it: number(it[0]))
     try:
-        return assemble(entry, [it[0] for it in parts], [it[1] for it in parts], [it[2] for it in parts], unread)
+        return assemble(entry, [it[0] for it in read], [it[1] for it in read], [it[2] for it in read], unread)
     except DamagedMember as error:
         raise NotFound(f"{entry.id} is not of this schema") from error
-
-
-def _contains(places: list[tuple[str, int]], needle: bytes, files: _Files) -> bool:
-    for name, offset in places:
-        try:
-            if skim.contains(files.open(name), offset, needle):
-                return True
-        except ArchiveError:
-            continue  # what cannot be read holds nothing that could be found; `events` tells of the damage
-    return False
-
-
-def _number(part: Json) -> int:
-    number = part.get("part")
-    return number if isinstance(number, int) else 0
 
 
 def _digits(id: str) -> str:
@@ -296,22 +394,17 @@ def _whole_id(id: str) -> bytes:
     return bytes.fromhex(digits)
 
 
-def _status_filter(status: str | int | None) -> Callable[[int | None], bool]:
-    if status is None:
-        return lambda _: True
-    wanted = str(status).lower()
-    if not _STATUS.fullmatch(wanted):
+def _status(status: str | int | None) -> str | None:
+    """As it is looked for: "404", "4xx", "none". Raises BadName."""
+    wanted = None if status is None else str(status).lower()
+    if wanted is not None and not _STATUS.fullmatch(wanted):
         raise BadName("a status is 404, 4xx, or none")
-    if wanted == "none":
-        return lambda it: it is None
-    return lambda it: it is not None and (str(it) == wanted or f"{it // 100}xx" == wanted)
+    return wanted
 
 
-def _running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # there, but not ours
-    return True
+def _fits(wanted: str | None, status: int | None) -> bool:
+    if wanted is None:
+        return True
+    if wanted == "none" or status is None:
+        return wanted == "none" and status is None
+    return str(status) == wanted or f"{status // 100}xx" == wanted

@@ -177,7 +177,7 @@ def test_filters_choose_by_route_status_and_text(shelf: Shelf) -> None:
     records = [
         whole(HOUR + 1, route="openai", status=200, body="grün".encode()),
         whole(HOUR + 2, route="openai", status=429, body=b'{"say":"Needle"}'),
-        whole(HOUR + 3, route="gemini", status=404, body=b"hay" * 100_000 + b"NEEDLE" + b"hay" * 1_000_000),
+        whole(HOUR + 3, route="gemini", status=404, body=b"hay " * 100_000 + b"NEEDLE " + b"hay " * 1_000_000),
     ]
     records.append(Record(new_id(int((HOUR + 4) * 1000)), 0, HOUR + 4, Client("a:1"), Upstream("x", ""), end=End(EndReason.TIMEOUT)))
     shelf.put(records)
@@ -187,10 +187,14 @@ def test_filters_choose_by_route_status_and_text(shelf: Shelf) -> None:
     assert ids(reader, status=404) == [names[2]]
     assert ids(reader, status="none") == [names[3]]
     assert ids(reader, text="needle") == [names[2], names[1]]
-    assert ids(reader, text='{"say":"needle"}') == [names[1]]
-    assert ids(reader, text="GRÜN") == []
+    assert ids(reader, text="needle hay") == [names[2]]
+    assert ids(reader, text='"needle hay hay"') == [names[2]]
+    assert ids(reader, text="need*") == [names[2], names[1]]
+    assert ids(reader, text="need") == []
+    assert ids(reader, text="GRUN") == [names[0]]
     assert ids(reader, text="grün", route="openai", status=200) == [names[0]]
-    assert ids(reader, text=".*") == []
+    with pytest.raises(BadName):
+        reader.page(text=".*")
 
 
 def test_a_filtered_page_looks_at_a_bounded_number(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
