@@ -178,8 +178,8 @@ class Pages:
         return _download(views.message_bytes(message), name, _type(text))
 
     def events(self, request: Request) -> Response:
-        """What the archive says about itself: writers' starts and stops, gaps, damage."""
-        events = self._reader.events()
+        """What the archive says about itself: writers' starts and stops, gaps, removals, damage."""
+        events = words.shown(self._reader.events())
         rows = [_event_row(event) for event in reversed(events[-_EVENTS:])]
         return self._renderer.page("events.html", rows=rows, sums=words.ledger(events), left_out=max(0, len(events) - _EVENTS), live=0)
 

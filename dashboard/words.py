@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dashboard.text import size
 
-__all__ = ["Ended", "ended", "happened", "ledger", "tone", "trouble"]
+__all__ = ["Ended", "ended", "happened", "ledger", "shown", "tone", "trouble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,14 @@ class _Event(Protocol):
     @property
     def kind(self) -> str: ...
     @property
+    def writer(self) -> str: ...
+    @property
     def detail(self) -> Mapping[str, Any] | None: ...
     @property
     def why(self) -> str: ...
+
+
+E = TypeVar("E", bound=_Event)
 
 
 def happened(event: _Event) -> Ended:
@@ -107,11 +112,17 @@ def happened(event: _Event) -> Ended:
     return Ended(event.kind, "note", "This viewer does not know this kind of event.")
 
 
-def ledger(events: Iterable[_Event]) -> dict[str, int]:
+def shown(events: Sequence[E]) -> list[E]:
+    """Those worth a person's while: who only removed something has neither started nor stopped a recording."""
+    removers = {event.writer for event in events if event.kind in ("forget", "prune")}
+    return [event for event in events if not (event.kind in ("open", "close") and event.writer in removers)]
+
+
+def ledger(events: Sequence[_Event]) -> dict[str, int]:
     """What the archive's own events add up to. Lost: exchange records that gaps tell of."""
-    sums = {"starts": 0, "stops": 0, "gaps": 0, "lost": 0, "damages": 0}
-    names = {"open": "starts", "close": "stops", "gap": "gaps", "damage": "damages"}
-    for event in events:
+    sums = {"starts": 0, "stops": 0, "gaps": 0, "lost": 0, "damages": 0, "removals": 0}
+    names = {"open": "starts", "close": "stops", "gap": "gaps", "damage": "damages", "forget": "removals", "prune": "removals"}
+    for event in shown(events):
         if event.kind in names:
             sums[names[event.kind]] += 1
         lost = (event.detail or {}).get("records") if event.kind == "gap" else None

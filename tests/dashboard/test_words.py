@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from archive.record import EndReason
-from dashboard.words import ended, happened, ledger, tone, trouble
+from dashboard.words import ended, happened, ledger, shown, tone, trouble
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Event:
     kind: str
     detail: Mapping[str, Any] | None = None
     why: str = ""
+    writer: str = ""
 
 
 @pytest.mark.parametrize("reason", EndReason)
@@ -79,7 +80,7 @@ def test_events_add_up() -> None:
         Event("damage"),
         Event("eclipse"),
     ]
-    assert ledger(events) == {"starts": 1, "stops": 1, "gaps": 2, "lost": 3, "damages": 1}
+    assert ledger(events) == {"starts": 1, "stops": 1, "gaps": 2, "lost": 3, "damages": 1, "removals": 0}
 
 
 def test_a_gap_says_what_was_lost() -> None:
@@ -104,3 +105,15 @@ def test_a_removal_says_who_what_and_why() -> None:
     for kind in ("forget", "prune"):
         assert "unknown" in happened(Event(kind, {})).sentence
         assert "unknown" in happened(Event(kind, {"removed": 5, "segments": {}})).sentence
+
+
+def test_who_only_removes_has_started_and_stopped_nothing() -> None:
+    events = [
+        Event("open", writer="a"),
+        Event("open", writer="b"),
+        Event("forget", writer="b"),
+        Event("close", writer="b"),
+        Event("damage"),
+    ]
+    assert [(it.kind, it.writer) for it in shown(events)] == [("open", "a"), ("forget", "b"), ("damage", "")]
+    assert ledger(events) == {"starts": 1, "stops": 0, "gaps": 0, "lost": 0, "damages": 1, "removals": 1}
