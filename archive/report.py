@@ -123,11 +123,14 @@ class HourFound:
     sealed: bool
     """Not sealed: its checksums and numbers were checked, and nothing else can be."""
     as_sealed: bool | None
-    """Every byte, or of a packed hour every line, is as it was sealed, but for what was removed and told of; None when it is not sealed."""
+    """Every byte, or of a packed or unpacked hour every line, is as it was sealed, but for what was removed and told of; None when it is
+    not sealed."""
     sealed_at: str | None
     root: str | None
     key: str | None
     """The public key that signed the seal; None when it is not signed."""
+    unpacked: bool = False
+    """It was packed, and the gzip made again around its lines is not that which was sealed."""
 
 
 @dataclass(frozen=True, slots=True)

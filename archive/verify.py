@@ -242,11 +242,13 @@ class _Judgement:
         """One file by itself, and beside its seal."""
         seal, damaged, damages = facts.seal, facts.damaged, facts.log.damages
         as_sealed: bool | None = None
+        unpacked = False
         if seal is not None:
             hour = hour_of(facts.path.name)
             as_sealed = facts.fits(seal)
             findings = [] if as_sealed else self._compared(facts, hour)
             as_sealed = not findings
+            unpacked = as_sealed and facts.plain and hour not in self._removed and facts.sha256 != seal.sha256
             told = {each.offset for each in findings}
             damaged = [replace(each, known=True) for each in damaged if each.offset not in told]
             damages = len(damaged) if len(facts.damaged) < _MOST else damages
@@ -271,6 +273,7 @@ class _Judgement:
                 sealed_at=None if seal is None else seal.sealed_at,
                 root=None if seal is None else seal.root,
                 key=None if seal is None else seal.key,
+                unpacked=unpacked,
             )
         )
 

@@ -113,6 +113,8 @@ def _seals(report: Report, key: str | None) -> Iterator[str]:
         yield f"seals     {counted(sealed.count(signer), 'hour')} signed by {signer}{checked}"
     if unsigned := sealed.count(None):
         yield f"seals     {counted(unsigned, 'hour')} not signed: without a signed seal after them, who can write here can seal them anew"
+    if unpacked := [hour.file.name for hour in report.hours if hour.unpacked]:
+        yield f"unpacked  {counted(len(unpacked), 'hour')}, each line as it was sealed, the gzip around it made anew: {', '.join(unpacked)}"
     if report.head is not None:
         yield f"head      {report.head}: kept elsewhere and given with --head, it shows that nothing up to here was changed or taken away"
 
