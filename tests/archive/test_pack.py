@@ -86,9 +86,28 @@ def test_an_hour_unpacked_by_another_compressor_is_still_proved(tmp_path: Path, 
     monkeypatch.setattr(member, "_LEVEL", 2)
     assert not done(unpack(tmp_path, HOUR)).same
     assert zcat(plain) == lines
-    assert verify([tmp_path]).complete
+    report = verify([tmp_path])
+    assert report.complete, report.sentence
+    assert [hour.unpacked for hour in report.hours] == [True]
     assert not done(pack(tmp_path, HOUR)).same
     assert unzstd(tmp_path / PACKED) == lines
+    monkeypatch.undo()
+    assert done(unpack(tmp_path, HOUR)).same
+    assert [hour.unpacked for hour in verify([tmp_path]).hours] == [False]
+
+
+def test_gzip_made_anew_around_a_single_line_is_no_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = sealed(tmp_path)
+    data, (tag, line) = plain.read_bytes(), records(tmp_path, PLAIN)[5]
+    with open_segment(tmp_path, PLAIN) as handle:
+        found = list(handle.scan())[5]
+    assert isinstance(found, Found)
+    monkeypatch.setattr(member, "_LEVEL", 2)
+    other = member.pack(line, id=tag.id, part=tag.part, seq=tag.seq)
+    plain.write_bytes(data[: found.offset] + other + data[found.offset + found.tag.length :])
+    report = verify([tmp_path])
+    assert [(it.offset, it.first_record) for it in report.damaged] == [(found.offset, 5)]
+    assert not report.hours[0].unpacked
 
 
 def test_an_unsealed_hour_is_not_packed(tmp_path: Path) -> None:
@@ -215,7 +234,7 @@ def test_an_hour_whose_seal_was_lost_can_be_unpacked(tmp_path: Path) -> None:
     lines = unzstd(packed(tmp_path, 0.2))
     seal_path(tmp_path, HOUR).unlink()
     result = done(unpack(tmp_path, HOUR))
-    assert not (result.same or result.proved)
+    assert (result.same, result.proved) == (False, False)
     assert zcat(tmp_path / PLAIN) == lines
 
 
