@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "ls": ("look", "List recorded exchanges."),
     "show": ("look", "Show one exchange."),
     "tail": ("look", "Follow the recordings."),
+    "search": ("search", "Find exchanges by what was said."),
     "verify": ("check", "Check that recordings are complete and as they were."),
     "seal": ("seal", "Seal the hours that are over, so that a change shows."),
     "keygen": ("seal", "Make a key that signs seals."),

@@ -28,7 +28,7 @@ FRESH: Final = 200
 @click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
 @click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
 @click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
-@click.option("--text", help="Only those whose line holds this text.")
+@click.option("--text", help="Only those that say these words, as `search` has them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
 def ls(number: int, route: str | None, status: str | None, text: str | None, as_json: bool, **flags: Any) -> None:
@@ -40,15 +40,15 @@ def ls(number: int, route: str | None, status: str | None, text: str | None, as_
       verbatim ls -n 5 --status 4xx
       verbatim ls --text "Zürich" --json
     """
-    reader = _reader(flags, "list")
+    reader = opened(flags, "list")
     try:
-        entries = list(_newest(reader, number, route=route, status=status, text=text))
+        entries = list(newest_of(reader, number, route=route, status=status, text=text))
     except ArchiveError as error:
         raise WrongInput(str(error)) from None
     if not entries and not as_json:
         click.echo("Nothing is recorded here yet." if not (route or status or text) else "Nothing recorded fits.", err=True)
     for entry in reversed(entries):
-        click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
+        click.echo(json.dumps(row(entry), ensure_ascii=False) if as_json else line(entry))
 
 
 @click.command()
@@ -67,7 +67,7 @@ def show(id: str, as_json: bool, **flags: Any) -> None:
       verbatim show 01934f7e-8a6b --json | jq .
     """
     try:
-        exchange = _reader(flags, "read").get(id)
+        exchange = opened(flags, "read").get(id)
     except ArchiveError as error:
         raise WrongInput(str(error)) from None
     if as_json:
@@ -90,7 +90,7 @@ def tail(number: int, as_json: bool, **flags: Any) -> None:
       verbatim tail
       verbatim tail -n 0 --json | jq .status
     """
-    reader = _reader(flags, "follow")
+    reader = opened(flags, "follow")
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -99,11 +99,12 @@ def tail(number: int, as_json: bool, **flags: Any) -> None:
 
     signal.signal(signal.SIGINT, stop)
     for entry in _follow(reader, number, stopped):
-        click.echo(json.dumps(_row(entry), ensure_ascii=False) if as_json else _line(entry))
+        click.echo(json.dumps(row(entry), ensure_ascii=False) if as_json else line(entry))
         sys.stdout.flush()
 
 
-def _reader(flags: dict[str, Any], what: str) -> Reader:
+def opened(flags: dict[str, Any], what: str) -> Reader:
+    """The archive that the flags name, read up to now. Raises WrongInput; `what` says what a missing one was wanted for."""
     reader = Reader(read_settings(flags, exists=what).archive)
     known = -1
     while known != (known := reader.refresh()):
@@ -111,11 +112,11 @@ def _reader(flags: dict[str, Any], what: str) -> Reader:
     return reader
 
 
-def _newest(reader: Reader, number: int, **filters: Any) -> Iterator[Entry]:
-    """The newest `number` entries that fit, newest first."""
+def newest_of(reader: Reader, number: int, *, most: int = 500, **filters: Any) -> Iterator[Entry]:
+    """The newest `number` entries that fit, newest first; `most` of them are looked for at a time."""
     before = None
     while number > 0:
-        page: Page = reader.page(before=before, limit=min(number, 500), **filters)
+        page: Page = reader.page(before=before, limit=min(number, most), **filters)
         yield from page.entries
         number -= len(page.entries)
         before = page.next
@@ -125,7 +126,7 @@ def _newest(reader: Reader, number: int, **filters: Any) -> Iterator[Entry]:
 
 def _follow(reader: Reader, number: int, stopped: threading.Event) -> Iterator[Entry]:
     """The newest `number` that have ended, then each as it ends, until it is stopped."""
-    first = list(_newest(reader, FRESH))
+    first = list(newest_of(reader, FRESH))
     running = {entry.id for entry in first if entry.end is None}
     newest = max((entry.id for entry in first), default="")
     yield from reversed([entry for entry in first if entry.end is not None][:number])
@@ -134,7 +135,7 @@ def _follow(reader: Reader, number: int, stopped: threading.Event) -> Iterator[E
         if counter == (counter := reader.refresh()):
             continue
         fresh = []
-        for entry in _newest(reader, 1_000_000):
+        for entry in newest_of(reader, 1_000_000):
             if entry.id <= newest and not (running and entry.id >= min(running)):
                 break
             fresh.append(entry)
@@ -148,12 +149,14 @@ def _follow(reader: Reader, number: int, stopped: threading.Event) -> Iterator[E
         newest = max(newest, *(entry.id for entry in fresh), newest)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    row = {name: getattr(entry, name) for name in entry.__slots__}
-    return {**row, "at": entry.at.isoformat().replace("+00:00", "Z")}
+def row(entry: Entry) -> dict[str, Any]:
+    """The exchange as an object of JSON."""
+    told = {name: getattr(entry, name) for name in entry.__slots__}
+    return {**told, "at": entry.at.isoformat().replace("+00:00", "Z")}
 
 
-def _line(entry: Entry) -> str:
+def line(entry: Entry) -> str:
+    """The exchange as a line of a list."""
     took = "-" if entry.duration_ms is None else f"{entry.duration_ms:.0f}ms"
     what = f"{entry.method or '-'} {entry.target or '-'}"
     how = entry.end or "running"
