@@ -141,7 +141,7 @@ def make_folder(folder: Path) -> None:
                 raise
         else:
             each.chmod(0o700)
-            sync_folder(each.absolute().parent)
+            sync_folder(each / "..")
 
 
 def sync_folder(folder: Path) -> None:

@@ -174,7 +174,7 @@ class Appender:
 
     def _sync_names(self) -> None:
         sync_folder(self._folder)
-        sync_folder(self._folder.absolute().parent)  # another writer may have made the folder a moment ago
+        sync_folder(self._folder / "..")  # another writer may have made the folder a moment ago
         self._new_names = False
 
     def close(self) -> None:

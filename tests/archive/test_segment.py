@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from faults.account import account
 from rig_archive import HOUR, members, packed, until, zcat
 
 from archive.errors import Unwritable
@@ -344,6 +345,7 @@ def test_a_tail_torn_at_every_byte_offset_is_set_aside(tmp_path: Path) -> None:
     each = members(3, 60)
     whole = b"".join(each)
     prefix = len(each[0]) + len(each[1])
+    began = time.monotonic()
     for length in range(1, len(each[2])):
         folder = tmp_path / str(length)
         path = refilled(folder, whole[: prefix + length])
@@ -354,6 +356,12 @@ def test_a_tail_torn_at_every_byte_offset_is_set_aside(tmp_path: Path) -> None:
         assert numbers(path) == [0, 1, 9]
         assert appended.set_aside is not None
         assert appended.set_aside.read_bytes() == each[2][:length]
+    trials = len(each[2]) - 1
+    account(
+        "torn at every byte of the last record",
+        {"trials": trials, "acknowledged": 3 * trials, "injected": trials},
+        time.monotonic() - began,
+    )
 
 
 def flipped(data: bytes, at: int) -> bytes:

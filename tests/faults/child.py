@@ -51,12 +51,12 @@ class Child:
         sizes: Sequence[int],
         *,
         acknowledge: Callable[[str], None] | None = None,
-        prepare: Callable[[], None] | None = None,
+        prepare: Callable[[], Callable[[], None] | None] | None = None,
         pause: float = 0.0,
         **options: Any,
     ) -> None:
-        """`acknowledge` is called, in the process, with each id that was acknowledged; `prepare` before anything else. `pause`: seconds
-        after each record."""
+        """`acknowledge` is called, in the process, with each id that was acknowledged; `prepare` before anything else: what
+        it returns is what `hook` calls there. `pause`: seconds after each record."""
         self.said = Said()
         self._rest = b""
         self._ours, theirs = socket.socketpair()
@@ -66,9 +66,8 @@ class Child:
             code = 1
             try:
                 self._ours.close()
-                if prepare is not None:
-                    prepare()
-                _work(theirs, folder, sizes, acknowledge, self._parent, pause, options)
+                hook = prepare() if prepare is not None else None
+                _work(theirs, folder, sizes, acknowledge, hook, self._parent, pause, options)
                 code = 0
             finally:
                 os._exit(code)
@@ -116,6 +115,18 @@ class Child:
         said = self.wait(lambda said: said.settled > settled)
         return said.offered[-1] in said.acknowledged
 
+    def burst(self, count: int, size: int) -> None:
+        """Have it offer so many records, without waiting for any."""
+        self._ours.sendall(b"burst %d %d\n" % (count, size))
+        settled = self.said.settled
+        self.wait(lambda said: said.settled > settled)
+
+    def hook(self) -> None:
+        """Have it do what it prepared."""
+        self._ours.sendall(b"hook\n")
+        settled = self.said.settled
+        self.wait(lambda said: said.settled > settled)
+
     def close(self) -> Said:
         """Have it close its writer, and wait for its account and its end."""
         self._ours.sendall(b"close\n")
@@ -155,6 +166,7 @@ def _work(
     folder: Path,
     sizes: Sequence[int],
     acknowledge: Callable[[str], None] | None,
+    hook: Callable[[], None] | None,
     parent: int,
     pause: float,
     options: dict[str, Any],
@@ -188,21 +200,29 @@ def _work(
         each = record(size)
         say(f"offered {id_text(each.id)}")
         writer.put(each)
-        while writer.stats().queued and not writer.stats().paused and os.getppid() == parent:
-            time.sleep(0.001)
         return each.id
+
+    def rest(*, whatever: bool) -> None:
+        while writer.stats().queued and (whatever or not writer.stats().paused) and os.getppid() == parent:
+            time.sleep(0.001)
 
     for size in sizes:
         offer(size)
+        rest(whatever=False)
         time.sleep(pause)
     say("all")
-    while (order := sock.recv(100).split())[0] == b"more":
-        while writer.stats().queued and os.getppid() == parent:
-            time.sleep(0.001)
-        failures = writer.stats().sync_failures
-        offered = offer(int(order[1]))
-        while offered not in acknowledged and writer.stats().sync_failures == failures and os.getppid() == parent:
-            time.sleep(0.001)
+    while (order := sock.recv(100).split())[0] != b"close":
+        if order[0] == b"more":
+            rest(whatever=True)
+            failures = writer.stats().sync_failures
+            offered = offer(int(order[1]))
+            while offered not in acknowledged and writer.stats().sync_failures == failures and os.getppid() == parent:
+                time.sleep(0.001)
+        elif order[0] == b"burst":
+            for _ in range(int(order[1])):
+                offer(int(order[2]))
+        elif hook is not None:
+            hook()
         say("settled")
     clean = writer.close(30)
     stats = writer.stats()

@@ -1,43 +1,23 @@
 """Writers on a disk that fails, and on one whose power fails: what was acknowledged is there, once, and plain gzip reads all of it.
 
-The rigs run as programs: they fork, so they must hold no threads. VERBATIM_CRASH_SEED sets which random choices.
+VERBATIM_CRASH_SEED sets which random choices.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from faults.account import LONG, account
+from faults.account import LONG
+from faults.campaign import SEED, campaign
 from faults.disk import faulty_disk, why_not
 from faults.fusedisk import Change
 from faults.powerloss import Remains
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "a faulty disk can be mounted")
-
-SEED = int(os.environ.get("VERBATIM_CRASH_SEED", str(random.randrange(1 << 30))))
-
-
-def campaign(rig: str, folder: Path, *arguments: int | str) -> list[dict[str, object]]:
-    """Run a rig and keep its accounts; fails with what it wrote when anything went wrong."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, str(Path(__file__).with_name(rig)), str(folder), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, done.stderr[-4000:]
-    for row in rows:
-        try:
-            account(row["campaign"], row["counts"], row["seconds"])
-        except AssertionError as error:
-            error.add_note(f"seed {SEED}\n{done.stderr[-4000:]}")
-            raise
-    return rows
 
 
 @pytest.mark.slow
