@@ -71,7 +71,7 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
 
 @click.command()
 @click.argument("ids", nargs=-1)
-@click.option("--session", help="All exchanges of this session.")
+@click.option("--session", metavar="NAME", help="All exchanges of this session.")
 @click.option("--before", metavar="DATE|AGE", help="All exchanges that began before: 2026-11-20, 2026-11-20T10:30 (UTC), 30d, 12h.")
 @click.option("--why", metavar="TEXT", help="The reason, to be kept in the recordings. It must not quote what is to be forgotten.")
 @DRY_RUN

@@ -25,8 +25,8 @@ MOST: Final = 50
 @click.command()
 @click.argument("words", nargs=-1, required=True)
 @click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
-@click.option("--route", help="Only those of this route, for example openai.")
-@click.option("--status", help="Only those with this status: 200, 4xx, or none.")
+@click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
+@click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
 def search(words: tuple[str, ...], number: int, route: str | None, status: str | None, as_json: bool, **flags: Any) -> None:
