@@ -12,6 +12,7 @@ import os
 import re
 import sqlite3
 import stat
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ _WRITTEN: Final = 3
 _READ: Final = 32
 _BUSY: Final = 5.0
 """Seconds to wait for another connection; in WAL mode only checkpoints and recovery ever make one wait."""
+_TIDYING: Final = 0.1
 _WAL_LIMIT: Final = 16 << 20
 _CACHE: Final = 16 << 10
 """KiB of pages a file open for writing keeps in memory."""
@@ -92,12 +94,16 @@ class Words:
 
         Raises OSError.
         """
+        until = time.monotonic() + _TIDYING
         for day in self._listed()[:-1]:
-            if day not in self._tidied:
-                with contextlib.suppress(_Lost):
-                    if self._writing(day, WordFile.tidy):
-                        return True
-                    self._tidied.add(day)
+            if day in self._tidied:
+                continue
+            if time.monotonic() > until:
+                return True
+            with contextlib.suppress(_Lost):
+                if self._writing(day, WordFile.tidy):
+                    return True
+                self._tidied.add(day)
         return False
 
     def drop(self, day: str) -> None:
