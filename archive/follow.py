@@ -40,6 +40,8 @@ _HOP: Final = 20_000
 """Records hopped over in one step at most: 50 ms or so."""
 _STEP: Final = 0.1
 """Seconds after which a step comes to its end; one record may take longer."""
+_PAUSE: Final = 0.002
+"""Seconds between two steps while there is more to do: others get at the disk, and at the interpreter's lock."""
 _POLL: Final = 0.2
 """Seconds between two looks for something new: a quarter of the lag that is allowed."""
 _RETRY: Final = 5.0
@@ -86,8 +88,8 @@ class Follower:
             while not stopped.is_set():
                 wait = _POLL
                 try:
-                    wait = 0.001 if self.step() else _POLL
-                except (OSError, sqlite3.Error) as error:
+                    wait = _PAUSE if self.step() else _POLL
+                except Exception as error:  # a bug must not end it: readers do without the catalog, and the next step may go well
                     self._complain(error)
                     self.close()
                     wait = _RETRY
@@ -183,9 +185,10 @@ class Follower:
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
+        what = error if isinstance(error, OSError | sqlite3.Error) else type(error).__name__  # others may quote what was recorded
         if now - self._complained >= _COMPLAIN:
             self._complained = now
-            _log.warning("the catalog of %s cannot be kept up to date: %s", self._folder, error)
+            _log.warning("the catalog of %s cannot be kept up to date: %s", self._folder, what)
 
     # The work of one step.
 

@@ -113,21 +113,21 @@ class Telling:
     def _tell(self, id: bytes, files: Files) -> None:
         """Bring the exchange's row up to what `part` has of it."""
         places = self._places(id)
-        found = self._db.execute(f"SELECT places, next, worded, {_COLUMNS} FROM exchange WHERE id = ?", (id,)).fetchone()  # noqa: S608
+        found = self._db.execute(f"SELECT places, next, {_COLUMNS} FROM exchange WHERE id = ?", (id,)).fetchone()  # noqa: S608
         if not places or (found is not None and found[0] in (len(places), -1)):
             return
         part: Any = None
         if found is None and len(places) == 1:
             summary, after, part = self._whole(places[0], files)
         else:
-            start = Summary() if found is None else unpack_row(found[3:], self._names)
+            start = Summary() if found is None else unpack_row(found[2:], self._names)
             known, after = (0, 0) if found is None else found[:2]
             folded = fold(start, after, places[known:], files, self._note)
             summary, after = fold_all(places, files, self._note) if folded is None else folded
-        worded = 0 if found is None else found[2]
+        worded = 0  # also where the words of what there was before were taken: there are more now
         if not summary.parts:
             worded = 1  # nothing of it can be read, so it says nothing
-        elif summary.end is not None and worded == 0:
+        elif summary.end is not None:
             worded = self._word(id, places, [part] if part is not None else None, files)
         self._write(id, len(places), after, worded, summary)
 
@@ -159,7 +159,9 @@ class Telling:
         day = _day(id, places[-1][0])
         if day is None:
             return 2
-        self._words.add(day_text(day), id, texts(parts if parts is not None else read_all(places, files)))
+        made = self._words.add(day_text(day), id, texts(parts if parts is not None else read_all(places, files)))
+        if made and day in self._days:
+            self._unword(day)  # its file was lost: what else was said on that day is handed over again
         if day not in self._days:
             self._db.execute("INSERT OR IGNORE INTO day VALUES (?)", (day,))
             self._days.add(day)
@@ -183,7 +185,7 @@ class Telling:
                     self._db.execute("UPDATE exchange SET worded = ? WHERE id = ?", (worded, name))
                     did = True
         self._due = time.monotonic() + _AGAIN
-        return did
+        return did or self._words.tidy()
 
     def _is_gone(self, writer: int, places: Places) -> bool:
         return self._writers.gone(self._names.text(writer).decode("utf-8", "surrogatepass"), last=places[-1])

@@ -58,8 +58,9 @@ class Api:
         return answer({"events": [dataclasses.asdict(event) for event in self._reader.events()]})
 
     def stats(self, request: Request) -> Response:
-        """What those events add up to."""
-        return answer(words.ledger(self._reader.events()))
+        """What those events add up to; `catalog`: bytes of segments that it knows, of how many, null where there is none."""
+        progress = self._reader.progress()
+        return answer({**words.ledger(self._reader.events()), "catalog": None if progress is None else dataclasses.asdict(progress)})
 
 
 def answer(value: Mapping[str, Any], status: int = 200) -> Response:

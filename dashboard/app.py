@@ -1,6 +1,6 @@
 """The viewer as an ASGI app: which path is which page, in threads of its own, behind the guard.
 
-Knows the reader and nothing else of the archive; never writes; serves whatever folder it is given.
+Knows the reader and nothing else of the archive; writes nothing; serves whatever folder it is given.
 """
 
 from __future__ import annotations

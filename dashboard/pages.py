@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -29,7 +29,9 @@ __all__ = ["Pages", "find"]
 
 _ID = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,28}")
 _LIVE, _LIVE_SEARCH = 1000, 5000
-"""Milliseconds between two looks for news: a search reads the lines themselves, so it looks less often."""
+"""Milliseconds between two looks for news: a search reads the lines of what it finds, so it looks less often."""
+_BEHIND: Final = 32 << 20
+"""Bytes that the catalog may lag behind without a word: a second's work, more than live traffic ever waits."""
 _CUTS = 20
 """Archive lines that are told one by one; a websocket of hours has hundreds."""
 _EVENTS = 500
@@ -95,7 +97,8 @@ class Pages:
         asked = Filter.of(request.query_params)
         changes = self._reader.refresh()
         # Ten seconds at most, since an exchange is also found to have crashed without a change on disk.
-        tag = f'"{self._born}-{changes}-{int(time.monotonic() // 10)}"'
+        indexed = self._indexed()
+        tag = f'"{self._born}-{changes}-{int(time.monotonic() // 10)}-{indexed}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         page = asked.page(self._reader)
@@ -109,6 +112,7 @@ class Pages:
             newest=newest,
             routes=self._routes(page, asked),
             statuses=STATUSES,
+            indexed=indexed,
             live=_LIVE if not asked.text else _LIVE_SEARCH,
         )
         response.headers["ETag"] = tag
@@ -182,6 +186,11 @@ class Pages:
         events = words.shown(self._reader.events())
         rows = [_event_row(event) for event in reversed(events[-_EVENTS:])]
         return self._renderer.page("events.html", rows=rows, sums=words.ledger(events), left_out=max(0, len(events) - _EVENTS), live=0)
+
+    def _indexed(self) -> int | None:
+        """Percent of the archive that is in its catalog, while that is being made."""
+        progress = self._reader.progress()
+        return None if progress is None or progress.behind < _BEHIND else int(progress.share * 100)
 
     def _routes(self, page: Page, asked: Filter) -> list[str]:
         """Routes to choose from: those seen so far."""

@@ -36,7 +36,7 @@ _WORDS = {
     ),
     404: _Words("Not here", "It may be in another archive folder, or it was not written yet. The list shows all that is here."),
     405: _Words("The viewer only shows", "It has no page that changes anything; ask with GET."),
-    500: _Words("The viewer stumbled", "The archive is not harmed: the viewer never writes to it. Its log says more."),
+    500: _Words("The viewer stumbled", "The archive is not harmed: the viewer never changes what was recorded. Its log says more."),
     503: _Words("The archive cannot be read", "See that the folder is there and that this user may read it, then load the page again."),
 }
 

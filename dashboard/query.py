@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
+from archive.errors import BadName
 from archive.reader import Page, Reader
 
 __all__ = ["STATUSES", "Filter"]
@@ -64,7 +65,10 @@ class Filter:
         return {name: value for name, value in wanted.items() if value}
 
     def page(self, reader: Reader) -> Page:
-        """The page asked for. Blocks on the disk."""
-        return reader.page(
-            before=self.before or None, limit=self.limit, route=self.route or None, status=self.status or None, text=self.text or None
-        )
+        """The page asked for. Blocks on the disk. Raises a 400 for a text that cannot be looked for."""
+        try:
+            return reader.page(
+                before=self.before or None, limit=self.limit, route=self.route or None, status=self.status or None, text=self.text or None
+            )
+        except BadName as error:
+            raise HTTPException(400, f"{str(error)[:1].upper()}{str(error)[1:]}.") from error

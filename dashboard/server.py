@@ -1,4 +1,4 @@
-"""The viewer as a process of its own: sockets, signals, the token's way in. What it shows is in `dashboard.app`.
+"""The viewer as a process of its own: sockets, signals, the token's way in, and the catalog kept beside what it shows (`dashboard.app`).
 
 Run as a child (`python -m dashboard.server FOLDER`), the token comes in the environment, never on the command line, which every user
 of the machine can read.
@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import uvicorn
 
+from archive.reader import Reader
 from dashboard.app import create_app
 from dashboard.guard import local_hosts
 
@@ -57,6 +58,8 @@ def run(
 ) -> None:
     """Serve the viewer of `folder` until SIGTERM or SIGINT, then return. Blocks; call it in a process's main thread.
 
+    Meanwhile a thread keeps the folder's catalog up to date, unless another process does.
+
     Listens on `sock` when one is given (bound; `host` and `port` are then read from it), else binds `host`:`port`, where port 0 takes
     any. `hosts` are further Host values to answer to. Without `token` it takes the environment's, or makes one. `on_ready(address)` is
     called once it listens. Raises OSError when the port is taken.
@@ -65,7 +68,7 @@ def run(
     listener = sock or _bind(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
     names = [*local_hosts(bound_port), f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}", *hosts]
-    with listener:
+    with listener, _following(folder):
         config = uvicorn.Config(
             create_app(folder, token=token, hosts=names, gateway=gateway),
             access_log=False,  # its lines hold query strings
@@ -79,6 +82,18 @@ def run(
         ready = (lambda: on_ready(address(bound_host, bound_port, token))) if on_ready else None
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve(_Server(config, ready), listener))
+
+
+@contextlib.contextmanager
+def _following(folder: Path) -> Iterator[None]:
+    stopped = threading.Event()
+    thread = threading.Thread(target=Reader(folder.absolute()).follow, args=(stopped,), name="catalog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(_GRACE)
 
 
 async def _serve(server: _Server, listener: socket.socket) -> None:

@@ -102,7 +102,8 @@ def _until_signal() -> None:
 def view(folder: Path | None, **flags: Any) -> None:
     """Start only the viewer, on any FOLDER of recordings.
 
-    Nothing is relayed and nothing is written: for looking at an archive that was copied from elsewhere, say.
+    Nothing is relayed and no recording is changed: for looking at an archive that was copied from elsewhere, say. An index for its
+    lists and searches is kept in the folder, or in your cache where the folder cannot be written to.
 
     \b
     Examples:

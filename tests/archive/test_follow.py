@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive import member, skim
+from archive import skim
 from archive.folder import segment_name
 from archive.follow import Follower, start_over
 from archive.handle import open_file
 from archive.member import Found
 from archive.reader import Reader
-from archive.record import id_text, new_id
+from archive.record import new_id
 
 
 def plain(folder: Path) -> Reader:
