@@ -10,11 +10,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from rig_archive import HOUR, members, packed, zcat
+from rig_archive import HOUR, line, members, packed, zcat
 
-from archive import recovery
+from archive import member, recovery
 from archive.folder import QUARANTINE, segment_name, strangers
 from archive.member import HEADER_LENGTH, TRAILER_LENGTH, unpack
+from archive.record import new_id
 from archive.segment import Appender
 
 NAME = segment_name(HOUR)
@@ -100,8 +101,8 @@ def test_many_pages_lost_here_and_there_are_set_aside_in_one_file(tmp_path: Path
 
 
 def test_damage_that_is_no_page_of_zeros_is_left_as_it_is(tmp_path: Path) -> None:
-    each = members(60, 500)
-    data = b"".join(each)
+    # Their ids are random, as a writer's are: `members` have fifteen zeros in theirs.
+    data = b"".join(member.pack(line(number, 500), id=new_id(number), part=0, seq=number) for number in range(60))
     for number, at in enumerate((700, 2 * PAGE - 1, 3 * PAGE, 5 * PAGE - 20)):
         damaged = data[:at] + bytes(byte ^ 0x55 for byte in data[at : at + 20]) + data[at + 20 :]
         path = recovered(tmp_path / str(number), damaged)
