@@ -108,9 +108,9 @@ class _Agent:
     """What the answer before called for: a tool's id."""
 
 
-def _start(rng: Random, shape: str) -> _Agent:
+def _start(rng: Random, shape: str, turns: tuple[int, int]) -> _Agent:
     tongue = language()
-    agent = _Agent(rng, shape, f"{rng.getrandbits(128):032x}", rng.randrange(15, 70))
+    agent = _Agent(rng, shape, f"{rng.getrandbits(128):032x}", rng.randrange(*turns))
     # Agents of one kind begin alike: one system prompt and one set of tools a shape, and the folder they work in.
     common = Random(f"system {shape}")
     system = tongue.text(common, 9000)
@@ -378,16 +378,22 @@ def _record(rng: Random, at: float, target: bytes, route: str, session: str, bod
 
 
 def agents(
-    *, seed: int = 1, sessions: int = 12, start: float = HOUR, per_second: float = 2.0, planted: Mapping[int, str] | None = None
+    *,
+    seed: int = 1,
+    sessions: int = 12,
+    turns: tuple[int, int] = (15, 70),
+    start: float = HOUR,
+    per_second: float = 2.0,
+    planted: Mapping[int, str] | None = None,
 ) -> Iterator[Record]:
-    """Endless: `sessions` agents at once, taken at random, a new one for each that is done.
+    """Endless: `sessions` agents at once, taken at random, a new one for each that is done after so many `turns` (from, to).
 
     `planted`: the word that the n-th exchange (from 0) says for the first time; even n in the request, odd n in the answer. Every
     later turn of the same agent (`Client.session`) says it again.
     """
     rng = Random(seed)
     shapes = list(MODELS)
-    running = [_start(Random(rng.getrandbits(64)), shapes[number % 3]) for number in range(sessions)]
+    running = [_start(Random(rng.getrandbits(64)), shapes[number % 3], turns) for number in range(sessions)]
     number = 0
     while True:
         at = rng.randrange(sessions)
@@ -400,7 +406,7 @@ def agents(
         number += 1
         agent.turns -= 1
         if agent.turns <= 0:
-            running[at] = _start(Random(rng.getrandbits(64)), agent.shape)
+            running[at] = _start(Random(rng.getrandbits(64)), agent.shape, turns)
 
 
 def unique(
