@@ -23,8 +23,9 @@ __all__ = ["DAY_MS", "FIELDS", "Catalog", "Covered", "Names", "Note", "Row", "da
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 DAY_MS: Final = 86_400_000
-_INTERNED: Final = frozenset({"writer", "session", "route", "method", "origin", "end"})
-_TEXTS: Final = frozenset({"client", "target"})
+_INTERNED: Final = frozenset({"writer", "route", "method", "origin", "end"})
+_TEXTS: Final = frozenset({"client", "session", "target"})
+"""A client's own words: they stand in their row, so that they go with it when it is forgotten."""
 _FLAGS: Final = frozenset({"streamed", "websocket"})
 _FLOATS: Final = frozenset({"ttfb", "duration"})
 FIELDS: Final = tuple(field.name for field in fields(Summary))

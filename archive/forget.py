@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from archive import skim
+from archive import derived, skim
 from archive.clerk import Clerk, Removal, Removals, writer_of
 from archive.errors import ArchiveError, DamagedMember, NotFound
 from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
@@ -200,6 +200,7 @@ def _remove(folder: Path, hours: Collection[str], ids: Collection[bytes]) -> Non
             (folder / name).unlink(missing_ok=True)
     _clear_quarantine(folder, ids)
     sync_folder(folder)
+    derived.forget(folder, ids)
 
 
 def _rewrite(folder: Path, name: str, ids: Collection[bytes]) -> None:

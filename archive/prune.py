@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from archive import skim
+from archive import derived, skim
 from archive.clerk import Clerk, Removal, Removals, writer_of
 from archive.errors import ArchiveError, DamagedMember
-from archive.folder import INDEX, PACKED, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
+from archive.folder import PACKED, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
 from archive.handle import Handle
 from archive.keep import Doomed, open_hour
 from archive.line import SERVICE_PART, prune_line
 from archive.member import Found
 from archive.record import id_text
+from archive.tables import index_folder
 
 __all__ = ["carry_out", "finish"]
 
@@ -254,14 +254,5 @@ def _remove(folder: Path, hour: str) -> None:
 
 
 def _drop_words(folder: Path) -> None:
-    """Remove the index of words of each day that has no hour any more; what else is derived follows by itself."""
-    days = {hour_of(path.name)[:10] for path in segments(folder)}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / INDEX) as entries:
-        for entry in list(entries):
-            match = _WORDS.match(entry.name)
-            if match is not None and match[1] not in days:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(entry.path)
-
-
-_WORDS: Final = re.compile(r"words-([0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite")
+    """Remove the words of each day that has no hour any more; what else is derived follows by itself."""
+    derived.drop_words(index_folder(folder), keep={hour_of(path.name)[:10] for path in segments(folder)})

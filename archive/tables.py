@@ -22,7 +22,7 @@ CATALOG: Final = "catalog.sqlite"
 LOCK: Final = "catalog.lock"
 """Held (flock) by the one process that writes the catalog and the words beside it."""
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """PRAGMA user_version. A file with another one is made anew, not converted: that takes seconds and cannot go wrong."""
 
 _OURS: Final = (CATALOG, CATALOG + "-wal", CATALOG + "-shm", CATALOG + "-journal")
@@ -30,7 +30,7 @@ _BUSY: Final = 5.0
 """Seconds to wait for another connection; in WAL mode only checkpoints and recovery ever make one wait."""
 _WAL_LIMIT: Final = 16 << 20
 
-# Recorded text is kept as bytes: it may hold lone surrogates, which SQLite's text cannot. What repeats (routes, methods, sessions ...) is
+# Recorded text is kept as bytes: it may hold lone surrogates, which SQLite's text cannot. What repeats (routes, methods, writers ...) is
 # a number of table `name`. Ids are 16 bytes and ascend with time, so that the trees grow at their ends.
 _TABLES: Final = """
 CREATE TABLE state (serial INTEGER NOT NULL);
@@ -52,7 +52,7 @@ CREATE TABLE exchange (
     places INTEGER NOT NULL,
     next INTEGER NOT NULL,
     worded INTEGER NOT NULL,
-    parts INTEGER, writer INTEGER, at INTEGER, client BLOB, session INTEGER, route INTEGER, method INTEGER, target BLOB,
+    parts INTEGER, writer INTEGER, at INTEGER, client BLOB, session BLOB, route INTEGER, method INTEGER, target BLOB,
     status INTEGER, origin INTEGER, streamed INTEGER, websocket INTEGER, request_bytes INTEGER, response_bytes INTEGER,
     messages INTEGER, sent INTEGER, received INTEGER, ttfb REAL, duration REAL, end INTEGER, redactions INTEGER
 ) WITHOUT ROWID;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +22,7 @@ from samples import HOUR, Shelf, in_parts, whole
 from archive import forget
 from archive.clerk import Removals, alone
 from archive.folder import QUARANTINE, segments
+from archive.follow import Follower
 from archive.line import SERVICE_PART
 from archive.member import Found, scan
 from archive.merkle import root_of
@@ -369,3 +372,62 @@ def test_the_seal_still_proves_the_rest(shelf: Shelf) -> None:
         first = next(it for it in scan(file) if isinstance(it, Found))
     path.write_bytes(path.read_bytes()[first.tag.length :])  # taken out by somebody who told nobody
     assert not complete()
+
+
+SAID = b"canarysaid %d quetzalcoatlus"
+
+
+def followed(folder: Path) -> None:
+    """Bring catalog and words up to date, as the viewer's process does."""
+    with contextlib.closing(Follower(folder, spare=0)) as follower:
+        while follower.step():
+            pass
+
+
+def canary(number: int, at: float) -> Record:
+    said = SAID % number
+    record = whole(at, body=b'{"messages": [{"role": "user", "content": "%s"}]}' % said, answer=b'{"content": "%s yes"}' % said)
+    record.client.session = "canarysession"
+    assert record.request is not None
+    record.request.target = b"/openai/v1/canarytarget"
+    return record
+
+
+@pytest.mark.parametrize("viewer", ["none", "before", "running"])
+def test_nothing_of_a_forgotten_exchange_is_left_in_any_file(shelf: Shelf, viewer: str) -> None:
+    goes = [canary(number, HOUR + number * 600) for number in range(12)]
+    stays = [
+        whole(HOUR + number * 600 + 1, body=b'{"messages": [{"role": "user", "content": "others said %d"}]}' % number)
+        for number in range(12)
+    ]
+    shelf.put(sorted([*goes, *stays], key=lambda it: it.at))
+    torn = shelf.pack(goes[0])[:-9]
+    shelf.raw(torn, HOUR + 600)  # recovery sets it aside
+    seal_hour(shelf.folder, "2026-11-19T10", now=HOUR + 4000, version="t")
+    assert [path.read_bytes() for path in (shelf.folder / QUARANTINE).iterdir()] == [torn]
+    with alone(shelf.folder):
+        assert isinstance(pack(shelf.folder, "2026-11-19T10"), Repacked)
+    stopped = threading.Event()
+    thread = threading.Thread(target=Follower(shelf.folder, spare=0).run, args=(stopped,)) if viewer == "running" else None
+    if viewer != "none":
+        followed(shelf.folder)
+        assert len(list(Reader(shelf.folder).page(text="quetzalcoatlus").entries)) == 12
+    if thread is not None:
+        thread.start()
+    try:
+        reader = Reader(shelf.folder)
+        reader.page()
+        with alone(shelf.folder):
+            forget.carry_out(shelf.folder, {it.id for it in goes}, by="me@here", why="asked for", version="t", clock=lambda: NOW)
+        assert_nowhere(shelf.folder, b"canary", b"quetzalcoatlus")
+        for path, data in everything(shelf.folder / "index"):
+            assert not any(it.id in data for it in goes), path
+        assert {it.id for it in reader.page().entries} == {id_text(it.id) for it in stays}
+    finally:
+        stopped.set()
+        if thread is not None:
+            thread.join()
+    followed(shelf.folder)
+    assert_nowhere(shelf.folder, b"canary", b"quetzalcoatlus")
+    assert len(Reader(shelf.folder).page(text="others said").entries) == 12
+    assert verify([shelf.folder]).complete
