@@ -21,6 +21,7 @@ TRIALS = int(os.environ.get("VERBATIM_CRASH_TRIALS", "10"))
 SEED = int(os.environ.get("VERBATIM_CRASH_SEED", str(random.randrange(1 << 30))))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 5 * TRIALS)
 @pytest.mark.parametrize("processes", [1, 4])

@@ -341,6 +341,7 @@ def test_a_file_that_cannot_be_cut_back_is_recovered_with_the_next_append(
 # Recovery.
 
 
+@pytest.mark.campaign
 def test_a_tail_torn_at_every_byte_offset_is_set_aside(tmp_path: Path) -> None:
     each = members(3, 60)
     whole = b"".join(each)

@@ -20,6 +20,7 @@ from faults.powerloss import Remains
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "a faulty disk can be mounted")
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.timeout(900 if LONG else 120)
 def test_whichever_call_fails_what_was_acknowledged_is_readable_and_recording_goes_on(tmp_path: Path) -> None:
@@ -27,6 +28,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_readable_and_recording_go
     assert len(rows) == 4
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.timeout(900 if LONG else 120)
 def test_a_power_loss_takes_only_what_was_not_synced_and_leaves_clean_files(tmp_path: Path) -> None:

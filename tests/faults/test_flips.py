@@ -43,6 +43,7 @@ def segment(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("mask", [0x01, 0x40, 0xFF] if LONG else [0x10])
 def test_a_byte_changed_anywhere_in_a_record_hides_only_that_record(segment: Path, mask: int) -> None:
     began = time.monotonic()

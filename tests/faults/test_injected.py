@@ -77,6 +77,7 @@ def cases(kind: Kind) -> Iterator[Iterator[tuple[int, int, int]]]:
         yield iter((*ways[at % len(ways)][:1], at, ways[at % len(ways)][1]) for at in (1, 3, 6))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.timeout(600 if LONG else 90)
 @pytest.mark.parametrize("name", KINDS)

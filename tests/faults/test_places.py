@@ -10,6 +10,7 @@ from faults.account import LONG
 from faults.campaign import campaign
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting, and giving privileges up, needs root")
 def test_a_place_that_cannot_be_written_to_is_waited_for(tmp_path: Path) -> None:
     assert len(campaign("rig_places.py", tmp_path, 20 if LONG else 1)) == 6

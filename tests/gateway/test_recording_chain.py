@@ -459,6 +459,7 @@ async def _resumed(running: Gateway) -> bool:
     return not (await health(running))["archive"]["paused"]
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "a disk that stalls can be mounted")
 async def test_a_disk_that_stalls_holds_nobody_back_and_memory_stays_bounded(tmp_path: Path) -> None:
