@@ -17,7 +17,7 @@ SPECS = sorted((OPENSPEC / "specs").glob("*/spec.md"))
 
 CAPABILITIES = {
     *("relay", "websocket", "capture", "redaction", "archive-format", "durability", "recovery", "catalog"),
-    *("packing", "retention", "shipping", "viewer", "export", "replay", "command", "settings", "demo", "second-path"),
+    *("packing", "retention", "sealing", "shipping", "viewer", "export", "replay", "command", "settings", "demo", "second-path"),
 }
 """The behaviours a user can name. One more is a decision, made here."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -189,3 +193,107 @@ def test_a_plain_gzip_file_is_told_to_be_no_archive(tmp_path: Path) -> None:
     report = verify([path])
     assert not report.complete
     assert report.members == 0
+
+
+def test_a_writer_followed_by_another_of_its_process_was_killed(shelf: Shelf) -> None:
+    """In a container every writer has the same host and pid."""
+    fill(shelf)
+    assert verify([shelf.folder]).sentence.endswith("nothing missing; 1 writer has not closed: still at work, or killed")
+    later = Shelf(shelf.folder, writer=new_id(1))
+    later.open(HOUR + 7200)
+    later.close(HOUR + 7201)
+    report = verify([shelf.folder])
+    assert report.complete  # what it had queued is not known to anyone
+    assert {writer.id: writer.killed for writer in report.writers} == {id_text(shelf.writer): True, id_text(later.writer): False}
+    assert report.sentence.endswith("nothing missing; 1 writer was killed, with what had not been written")
+
+
+def test_numbers_whose_bytes_are_damaged_are_missing_for_that_reason(shelf: Shelf) -> None:
+    shelf.open()
+    path = shelf.put(whole(HOUR + 1))
+    begin = path.stat().st_size
+    shelf.put([whole(HOUR + 2), whole(HOUR + 3)])
+    end = path.stat().st_size
+    shelf.put(whole(HOUR + 4))
+    data = path.read_bytes()
+    path.write_bytes(data[: begin + 1] + bytes(end - begin - 1) + data[end:])
+    report = verify([shelf.folder])
+    (hole,) = report.missing
+    assert (hole.first, hole.last, hole.why.partition(":")[0]) == (2, 3, "damaged")
+    assert (hole.since, hole.until) == ("2026-11-19T10:00:01.000000Z", "2026-11-19T10:00:04.000000Z")
+    assert "missing" not in report.sentence  # it is the damage that is told of
+
+
+def test_a_pause_that_lost_nothing_leaves_the_archive_complete(shelf: Shelf) -> None:
+    fill(shelf)
+    name = id_text(shelf.writer)
+    line = gap_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, records=0, exchanges=0, size=0, why="no space left")
+    shelf.raw(member.pack(line + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq), HOUR + 5000)
+    report = verify([shelf.folder])
+    assert report.complete
+    assert report.gaps[0].records == 0
+
+
+def test_a_batch_under_way_is_no_torn_end(shelf: Shelf) -> None:
+    shelf.open()
+    path = shelf.put(whole())
+    rest = shelf.pack(whole())
+    writing, written = threading.Event(), threading.Event()
+
+    def batch() -> None:
+        with path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(rest[:50])
+            writing.set()
+            time.sleep(0.05)
+            file.write(rest[50:])
+            written.set()
+
+    thread = threading.Thread(target=batch)
+    thread.start()
+    try:
+        assert writing.wait(10)
+        report = verify([path])
+    finally:
+        thread.join()
+    assert (report.complete, report.members) == (True, 3)
+    with path.open("ab", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(rest[:50])
+        (damaged,) = verify([path]).damaged  # a lock that is held for long is not waited for
+    assert damaged.torn
+
+
+def test_an_own_line_that_is_not_of_its_schema_is_damage(shelf: Shelf) -> None:
+    shelf.open()
+    lines = [
+        b'{"v":1,"id":"%s","seq":%d,"writer":"%s","part":%d,"at":"t","kind":"gap","gap":{"records":9}}',
+        b'{"v":1,"id":"%s","seq":%d,"writer":"%s","part":%d,"at":"t","kind":"gap","gap":null}',
+        b'{"v":1,"id":"%s","seq":%d,"writer":"%s","part":%d,"at":"t","kind":"forget","forget":{"by":"","why":"","removed":[{"segment":1}]}}',
+        b'{"v":1,"id":"%s","seq":%d,"writer":"%s","part":%d,"at":"t","kind":"prune","prune":{"by":"","why":"","segments":"x"}}',
+        b'{"v":1,"id":"%s","seq":%d,"writer":"%s","part":%d,"at":"t","kind":"open"}',
+    ]
+    name = id_text(shelf.writer).encode()
+    for seq, line in enumerate(lines, 1):
+        shelf.raw(member.pack(line % (name, seq, name, SERVICE_PART) + b"\n", id=shelf.writer, part=SERVICE_PART, seq=seq))
+    report = verify([shelf.folder])
+    assert [each.why for each in report.damaged] == ["the line is not of this schema"] * len(lines)
+
+
+def test_a_line_of_a_later_version_is_counted(shelf: Shelf) -> None:
+    shelf.open()
+    name = id_text(shelf.writer).encode()
+    line = b'{"v":2,"id":"%s","seq":1,"writer":"%s","part":%d,"at":"t","kind":"note"}\n' % (name, name, SERVICE_PART)
+    shelf.raw(member.pack(line, id=shelf.writer, part=SERVICE_PART, seq=1))
+    assert verify([shelf.folder]).complete
+
+
+def test_a_disk_that_cannot_read_is_told_as_damage(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(shelf)
+
+    def unreadable(fd: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    report = verify([shelf.folder])
+    assert [each.why for each in report.damaged] == ["the disk cannot read it"]

@@ -153,3 +153,12 @@ def test_the_ledger_counts_only_streams_that_are_exactly_there(tmp_path: Path) -
     expected = {nonce: (hashlib.sha256(body).hexdigest(), len(body)) for nonce, body in bodies.items()}
     assert ledger.exact(tmp_path, expected) == 1
     assert ledger.totals(tmp_path) == (5, 7)
+
+
+def test_sealing_and_verifying_are_measured() -> None:
+    command = [sys.executable, str(HERE / "verify.py"), "--megabytes", "1", "--shape", "20000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["as_sealed"]
+    assert figures["verify_sealed_MB_per_s"] > 0

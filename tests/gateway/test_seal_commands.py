@@ -1,0 +1,199 @@
+"""`verbatim seal`, `keygen`, `prove`, `check-proof`, and `verify` of what they made: as their users meet them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from commandline import verbatim
+from rig_seal import ELEVEN, TEN, TWELVE, filled, rewritten
+from samples import HOUR, Shelf, whole
+
+from archive.folder import seal_path
+from archive.record import id_text
+from gateway.cli import cli
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Three hours, not sealed yet; the working folder is empty."""
+    for name in ("VERBATIM_ARCHIVE", "VERBATIM_SEAL_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    shelf = filled(tmp_path / "archive")
+    for hour in (TEN, ELEVEN, TWELVE):
+        seal_path(shelf.folder, hour).unlink()
+    return shelf
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+def test_hours_that_are_over_are_sealed_and_named(shelf: Shelf) -> None:
+    done = run("seal", "--archive", shelf.folder)
+    assert done.exit_code == 0
+    assert [line.split(":")[0] for line in done.output.splitlines()] == [f"sealed {hour}" for hour in (TEN, ELEVEN, TWELVE)]
+    again = run("seal", "--archive", shelf.folder)
+    assert (again.exit_code, again.output) == (0, "nothing to seal: no hour without a seal is over\n")
+    assert run("verify", shelf.folder).exit_code == 0
+
+
+def test_seals_are_told_as_json(shelf: Shelf) -> None:
+    told = [json.loads(line) for line in run("seal", "--archive", shelf.folder, "--json").output.splitlines()]
+    assert [(each["segment"], each["records"], each["key"]) for each in told] == [(TEN, 5, None), (ELEVEN, 1, None), (TWELVE, 2, None)]
+    assert run("seal", "--archive", shelf.folder, "--json").output == ""
+
+
+def test_an_hour_that_cannot_be_sealed_any_more_is_told_of(shelf: Shelf) -> None:
+    run("seal", "--archive", shelf.folder)
+    shelf.put(whole(HOUR - 3000))
+    done = run("seal", "--archive", shelf.folder)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("not sealed 2026-11-19T09: ")
+
+
+def test_a_key_signs_seals_and_its_public_half_checks_them(shelf: Shelf, tmp_path: Path) -> None:
+    made = run("keygen", tmp_path / "seal.key")
+    public = made.output.strip()
+    assert (made.exit_code, len(public)) == (0, 64)
+    assert (tmp_path / "seal.key").stat().st_mode & 0o777 == 0o600
+    assert public in run("seal", "--archive", shelf.folder, "--key", tmp_path / "seal.key").output
+    (tmp_path / "seal.pub").write_text(made.output)
+    for key in (public, tmp_path / "seal.pub"):
+        good = run("verify", shelf.folder, "--key", key)
+        assert good.exit_code == 0
+        assert f"3 hours signed by {public}\n" in good.output
+    assert "was not checked against a key of yours (--key)" in run("verify", shelf.folder).output
+    other = run("keygen", tmp_path / "other.key").output.strip()
+    bad = run("verify", shelf.folder, "--key", other)
+    assert bad.exit_code == 1
+    assert "signed by another key than yours" in bad.output
+
+
+def test_the_key_of_the_settings_is_used(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = run("keygen", tmp_path / "seal.key").output.strip()
+    monkeypatch.setenv("VERBATIM_SEAL_KEY", str(tmp_path / "seal.key"))
+    assert public in run("seal", "--archive", shelf.folder).output
+
+
+def test_a_forced_key_renames_the_one_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "seal.key"
+    run("keygen", path)
+    text = path.read_bytes()
+    refused = run("keygen", path)
+    assert refused.exit_code == 2
+    assert "never overwritten" in refused.stderr
+    assert path.read_bytes() == text
+    forced = run("keygen", path, "--force")
+    assert forced.exit_code == 0
+    assert f"the key that was there is now {path}.old" in forced.stderr
+    assert (tmp_path / "seal.key.old").read_bytes() == text
+    assert path.read_bytes() != text
+    third = run("keygen", path, "--force")
+    assert third.exit_code == 2
+    assert "move it away first" in third.stderr
+    assert (tmp_path / "seal.key.old").read_bytes() == text
+
+
+def test_a_proof_goes_round_without_the_recordings(shelf: Shelf, tmp_path: Path) -> None:
+    public = run("keygen", tmp_path / "seal.key").output.strip()
+    record = whole(HOUR + 7203)
+    shelf.put(record)
+    run("seal", "--archive", shelf.folder, "--key", tmp_path / "seal.key")
+    proof = tmp_path / "exchange.proof.json"
+    made = run("prove", id_text(record.id), "--archive", shelf.folder, "-o", proof)
+    assert (made.exit_code, made.output) == (0, "")
+    assert proof.stat().st_mode & 0o777 == 0o600
+    assert json.loads(run("prove", id_text(record.id), "--archive", shelf.folder).output) == json.loads(proof.read_text())
+    again = run("prove", id_text(record.id), "--archive", shelf.folder, "-o", proof)
+    assert again.exit_code == 2
+    assert "is there already" in again.stderr
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    good = verbatim(elsewhere, "check-proof", proof, "--key", public)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith(f"holds: record 2 of 3 (from 0) in the hour {TWELVE}, sealed at ")
+    assert good.stdout.endswith(", signed by your key\n")
+    (told,) = [json.loads(line) for line in verbatim(elsewhere, "check-proof", proof, "--json").stdout.splitlines()]
+    assert told["line"].encode() == shelf.lines[id_text(record.id)][0]
+    assert "was not checked" in run("check-proof", proof).output
+    assert "the one you gave" in run("check-proof", proof, "--root", told["root"]).output
+    wrong = run("check-proof", proof, "--root", "00" * 32)
+    assert (wrong.exit_code, wrong.output) == (1, "does not hold: the root of its seal is not the one given\n")
+    proof.write_text(proof.read_text().replace("done", "gone"))
+    changed = run("check-proof", proof)
+    assert (changed.exit_code, changed.output[:15]) == (1, "does not hold: ")
+
+
+def test_an_unsigned_proof_says_what_it_is_worth(shelf: Shelf, tmp_path: Path) -> None:
+    run("seal", "--archive", shelf.folder)
+    (exchange, *_) = shelf.lines
+    proof = tmp_path / "proof.json"
+    assert run("prove", exchange, "--archive", shelf.folder, "-o", proof).exit_code == 0
+    assert "not signed: it proves what it says to those who know that root" in run("check-proof", proof).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["seal"], "there is no archive folder data/archive to seal"),
+        (["seal", "--archive", "A", "--key", "none.key"], "the key file none.key cannot be opened: No such file or directory"),
+        (["prove", "01234567", "--archive", "A"], "no exchange begins with 01234567"),
+        (["prove", "0123", "--archive", "A"], "an id is 32 hexadecimal digits"),
+        (["prove", "FIRST", "--archive", "A"], f"the hour {TEN}, which holds this exchange, is not sealed"),
+        (["check-proof", "A/2026-11-19T10.jsonl.gz"], "this is no proof"),
+        (["check-proof", "nowhere"], "nowhere"),
+        (["verify", "A", "--key", "none"], "none is neither a public key of 64 hexadecimal digits nor a file"),
+        (["verify", "A/2026-11-19T10.seal.json"], "is no segment; `verbatim check-proof` checks a proof"),
+        (["keygen", "nowhere/seal.key"], "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_sealed_or_proved_is_told_in_one_sentence(shelf: Shelf, arguments: list[str], told: str) -> None:
+    first = next(iter(shelf.lines))
+    given = [str(shelf.folder) + each[1:] if each.startswith("A") else first if each == "FIRST" else each for each in arguments]
+    done = run(*given)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_verify_says_in_words_what_it_found(shelf: Shelf) -> None:
+    run("seal", "--archive", shelf.folder)
+    path = shelf.folder / f"{TEN}.jsonl.gz"
+    begin, length, number, _ = rewritten(path)
+    (shelf.folder / f"{ELEVEN}.jsonl.gz").unlink()
+    (shelf.folder / "notes.txt").write_text("hello")
+    done = run("verify", shelf.folder)
+    assert done.exit_code == 1
+    first, *rest = done.output.splitlines()
+    assert first.startswith(
+        f"damaged: 1 place, the first in {path} at byte {begin:,}, {length} bytes: its line is not the one that was sealed"
+    )
+    assert "1 sealed hour is gone, 1 record is missing" in first
+    text = "\n".join(rest)
+    assert (
+        f"damaged   {path}: {length} bytes at {begin:,}: its line is not the one that was sealed (record {number} of the hour, from 0; exchange"
+        in text
+    )
+    assert f"gone      hour {ELEVEN}: its seal is there and its records are not; it held 1 record" in text
+    assert f"missing   1 record of writer {id_text(shelf.writer)}, number 5, between 2026-11-19T10:00:04.000000Z and 2026-11-19T12:" in text
+    assert "strangers 1 name that no writer makes, not looked at: " in text
+    assert "head      " in text
+    told = json.loads(run("verify", shelf.folder, "--json").output)
+    assert (told["verdict"], told["complete"], told["damages"]) == ("damaged", False, 1)
+    assert (told["damaged"][0]["first_record"], told["missing"][0]["count"]) == (2, 1)
+
+
+def test_verify_holds_an_archive_against_a_head_kept_elsewhere(shelf: Shelf) -> None:
+    run("seal", "--archive", shelf.folder)
+    head = json.loads(run("verify", shelf.folder, "--json").output)["head"]
+    assert run("verify", shelf.folder, "--head", head, "--jobs", "2").exit_code == 0
+    for path in (shelf.folder / f"{TWELVE}.jsonl.gz", seal_path(shelf.folder, TWELVE)):
+        path.unlink()
+    assert run("verify", shelf.folder).exit_code == 0
+    assert run("verify", shelf.folder, "--head", head).exit_code == 1
