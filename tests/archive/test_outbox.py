@@ -110,20 +110,25 @@ def test_reaching_the_low_water_mark_pauses_writing(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "1m") as disk:
         folder = disk / "archive"
         with writing(folder, min_free=500 << 10) as writer:
-            first, second = record(), record()
-            writer.put(first)
+            offered: list[Record] = []
+
+            def refused() -> bool:  # the free space is looked at now and then
+                if not writer.stats().paused:
+                    offered.append(record())
+                    writer.put(offered[-1])
+                return writer.stats().paused
+
+            assert not refused()
             settled(writer)
             filler = disk / "filler"
             filler.write_bytes(bytes(600 << 10))
-            time.sleep(0.25)  # the free space is looked at five times a second
-            writer.put(second)
-            until(lambda: writer.stats().paused)
+            until(refused)
             assert "are free" in str(writer.stats().last_error)
             assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 300 << 10  # the room that is left is left
             filler.unlink()
             settled(writer)
         lines = archive_records(folder)
-        assert exchanges(lines) == ids([first, second])
+        assert exchanges(lines) == ids(offered)
         assert "are free" in str(gaps(folder)[0]["why"])
 
 
@@ -190,10 +195,10 @@ def test_offering_a_record_never_waits_for_the_disk(tmp_path: Path) -> None:
             until(lambda: writer._inbox.queued[0] == 1 and not len(writer._inbox))  # the thread has taken it, and hangs
             for _ in range(49):
                 assert writer.put(record(), may_wait=True)
-            assert not writer.put(record(), may_wait=True)  # the first that finds no room is asked to wait for a sign of life
-            time.sleep(0.6)  # longer than one may be away
+            assert not writer.put(record(), may_wait=True)  # the first that finds no room is asked to wait for a sign of life,
+            until(lambda: writer.put(record(), may_wait=True))  # but not for long
             slowest = 0.0
-            for _ in range(951):
+            for _ in range(950):
                 each = record()
                 began = time.perf_counter()
                 assert writer.put(each, may_wait=True)
