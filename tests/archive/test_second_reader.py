@@ -254,7 +254,7 @@ def own_lines() -> dict[str, Any]:
     name = id_text(MORE)
     common = {"writer": name, "seq": 1, "at": HOUR}
     removed = {"segment": "h", "index": 0, "id": "i", "part": 0, "writer": name, "seq": 4, "digest": "d", "member": "m", "bytes": 1}
-    numbers = {"writer": name, "first": 0, "last": 8, "records": 9}
+    numbers = {"writer": name, "first": 0, "last": 8, "records": 9, "closed": False}
     pruned = {"segment": "h", "records": 9, "bytes": 8, "root": "r", "seal": "s", "writers": [numbers]}
     return {
         "open": open_line(**common, version="1", rules_hash="x", host="h", pid=1),
