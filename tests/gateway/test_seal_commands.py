@@ -177,7 +177,8 @@ def test_verify_says_in_words_what_it_found(shelf: Shelf) -> None:
     assert "1 sealed hour is gone, 1 record is missing" in first
     text = "\n".join(rest)
     assert (
-        f"damaged   {path}: {length} bytes at {begin:,}: its line is not the one that was sealed (record {number} of the hour, from 0; exchange"
+    damaged = f"damaged   {path}: {length} bytes at {begin:,}: its line is not the one that was sealed"
+    assert f"{damaged} (record {number} of the hour, from 0; exchange" in text
         in text
     )
     assert f"gone      hour {ELEVEN}: its seal is there and its records are not; it held 1 record" in text
