@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import marshal
-import resource
 import select
 import signal
 import socket
@@ -140,8 +139,7 @@ def main() -> int:
     """Run on the socket whose descriptor is the only argument, until the other side closes it or says so."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is the relay's business: it closes us when it has drained
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # whoever started us: the tape holds credentials
+    memory.forbid_core_dumps()  # whoever started us: the tape holds credentials
     sys.excepthook = _stumbled
     threading.excepthook = lambda stumble: _stumbled(stumble.exc_type, stumble.exc_value, stumble.exc_traceback)
     memory.tune()

@@ -1,14 +1,17 @@
-"""How a process of ours treats memory: fewer page faults for large buffers, fewer walks in search of cycles. Called once, at start."""
+"""How a process of ours treats memory: fewer page faults for large buffers, fewer walks in search of cycles, no core dumps. Called once,
+at start.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import resource
 import sys
 from typing import Final
 
-__all__ = ["tune"]
+__all__ = ["forbid_core_dumps", "tune"]
 
 GARBAGE: Final = (50_000, 20, 100)
 """Thresholds of the cyclic collector (the default is 700, 10, 10). Exchanges and records are freed by reference count; with thousands
@@ -32,3 +35,15 @@ def tune() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
             libc.mallopt(M_TRIM_THRESHOLD, TRIM_AT)
+
+
+def forbid_core_dumps() -> None:
+    """None of this process: it would hold every key that passed.
+
+    The limit is one byte, not none: where core dumps are piped to a program Linux heeds no other (do_coredump in fs/coredump.c), and a
+    file of one byte is not begun. Where the hard limit is none already, none it is.
+    """
+    for most in (1, 0):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+            return

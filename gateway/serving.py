@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import secrets
 import shlex
 import signal
@@ -95,9 +94,9 @@ def serve(
     `listener` takes the place of `settings.host` and `settings.port`. `quiet` prints nothing. `lifeline` is a descriptor at whose end
     of file the gateway stops too. `demo` says that the upstreams are the demo's: some traffic is sent through.
     """
-    from gateway import app
+    from gateway import app, memory
 
-    _forbid_core_dumps()
+    memory.forbid_core_dumps()
     with contextlib.ExitStack() as stack:
         ending = stack.enter_context(_Ending())
         listener = listener or listen(settings.host, settings.port, "port")
@@ -199,12 +198,6 @@ def _warn_of_exposure(*listeners: socket.socket | None) -> None:
     exposed = sorted(name for name in names if not (name.startswith("127.") or name == "::1"))
     if exposed:
         click.echo(f"Warning: listening on {', '.join(exposed)}: whoever reaches this machine over the network can use it.", err=True)
-
-
-def _forbid_core_dumps() -> None:
-    """A core dump would hold every key that passed."""
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _watch(lifeline: int) -> None:
