@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import rig_removal
-from rig_archive import zcat
+from rig_archive import exchanges, until, writing, zcat
+from rig_archive import record as a_record
 from samples import HOUR, Shelf, in_parts, whole
 
 from archive import forget
@@ -431,3 +432,28 @@ def test_nothing_of_a_forgotten_exchange_is_left_in_any_file(shelf: Shelf, viewe
     assert_nowhere(shelf.folder, b"canary", b"quetzalcoatlus")
     assert len(Reader(shelf.folder).page(text="others said").entries) == 12
     assert verify([shelf.folder]).complete
+
+
+def test_writers_lose_nothing_while_records_of_their_hour_are_forgotten(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    written: list[Record] = []
+    with writing(folder, on_written=written.extend) as first, writing(folder, on_written=written.extend) as second:
+        gone: set[bytes] = set()
+        offered = 0
+        while len(gone) < 40:
+            for writer in (first, second):
+                for _ in range(25):
+                    assert writer.put(a_record(400))
+                    offered += 1
+            until(lambda: len(written) >= offered - 50)
+            ids = {it.id for it in written[-10:]}
+            with alone(folder):
+                assert forget.carry_out(folder, ids, by="me@here", why="asked for", version="t") == 10
+            gone |= ids
+    assert len(written) == offered
+    there = {
+        bytes.fromhex(name.replace("-", "")) for path in segments(folder) for name in exchanges(map(json.loads, zcat(path).splitlines()))
+    }
+    assert there == {it.id for it in written} - gone
+    report = verify([folder])
+    assert report.complete, report.sentence
