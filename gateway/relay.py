@@ -25,7 +25,7 @@ from gateway.exchange import AHEAD, Exchange
 from gateway.logs import AccessLog
 from gateway.redaction import redact_target
 from gateway.routes import Route, Routes, Target, valid_session
-from gateway.upstream import Connection, Pool, reset_at_close
+from gateway.upstream import FULL_READ, TURN, Connection, Pool, reset_at_close
 from gateway.wire import Data, End, Event, Head, Limits, ProtocolError, request_reader
 
 __all__ = ["ClientConnection", "Counters", "Relay"]
@@ -216,6 +216,9 @@ class ClientConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._refuse(error)
             return
+        if len(data) >= FULL_READ:
+            self.hold(TURN, True)
+            self._relay.loop.call_soon(self.hold, TURN, False)
         if events:
             self._run(events)
         elif exchange is None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from typing import Any
 
 import pytest
 from rawsockets import Connection, wait_for
 from relayrig import OK, Origin, RawUpstream, final, rig
+
+from gateway import relay as relay_module
+from gateway import upstream as upstream_module
 
 ASK = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -290,3 +294,35 @@ async def _settles(value) -> None:
         if now != last:
             last, since = now, time.monotonic()
         await asyncio.sleep(0.01)
+
+
+async def test_large_messages_leave_everybody_else_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = 0
+    full: list[tuple[type, int]] = []
+
+    def next_turn() -> None:
+        nonlocal turn, handle
+        turn += 1
+        handle = loop.call_soon(next_turn)
+
+    loop = asyncio.get_running_loop()
+    handle = loop.call_soon(next_turn)
+    for side in (relay_module.ClientConnection, upstream_module.Connection):
+
+        def received(self: Any, data: bytes, receive: Any = side.data_received, side: type = side) -> None:
+            if len(data) >= upstream_module.FULL_READ:
+                full.append((side, turn))
+            receive(self, data)
+
+        monkeypatch.setattr(side, "data_received", received)
+    body = bytes(16 << 20)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    async with Origin(answer) as origin, rig(origin) as gateway:
+        message, client = await gateway.ask(b"POST /up/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        handle.cancel()
+        assert message.body == body
+        assert origin.requests[0].body == body
+        await client.close()
+    sides = {side for side, _ in full}
+    assert relay_module.ClientConnection in sides
+    assert len(full) == len(set(full))  # never two full reads of a connection in one turn of the loop
