@@ -163,14 +163,15 @@ def _archive(cells: Cells) -> list[Goal]:
             f"by {ours / most:.2f}x",
         )
         found.append(goal if ours else Goal(goal.what, "", None))
-    on, off = _get(cells, "on", "large", "worst_ms"), _get(cells, "off", "large", "worst_ms")
+    late, busy = _get(cells, "on", "large", "late_worst_ms"), _get(cells, "on", "large", "busy_worst_ms")
+    off = _get(cells, "off", "large", "late_worst_ms")
     goal = Goal(
-        "others wait at most 20 ms while 100 MB are recorded",
-        f"{on:.1f} ms at worst, not recording {off:.1f}",
-        on <= 20,
-        f"by {on - 20:.1f} ms",
+        "the loop stands still for at most 20 ms while 100 MB are recorded",
+        f"{late:.1f} ms at worst, not recording {off:.1f}; busy for {busy:.1f} at a time",
+        late <= 20,
+        f"by {late - 20:.1f} ms",
     )
-    found.append(goal if on else Goal(goal.what, "", None))
+    found.append(goal if late else Goal(goal.what, "", None))
     return found + _still(cells)
 
 
@@ -256,6 +257,9 @@ LARGE: Sequence[Column] = (
     ("p50 ms", "large", "p50_ms", ".2f"),
     ("p99 ms", "large", "p99_ms", ".1f"),
     ("worst ms", "large", "worst_ms", ".1f"),
+    ("loop late p99", "large", "late_p99_ms", ".1f"),
+    ("worst", "large", "late_worst_ms", ".1f"),
+    ("loop busy worst", "large", "busy_worst_ms", ".1f"),
     ("the 100 MB took s", "large", "upload_s", ".2f"),
 )
 STILL: Sequence[Column] = (

@@ -6,6 +6,7 @@ A real gateway, origin and client; one row of figures each. What they mean is `r
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import ledger
-from contenders import CONTENDERS, ROOT, Contender, Running, verbatim
+from contenders import CONTENDERS, HERE, ROOT, Contender, Running, verbatim
 from processes import PeakMemory
 from workloads import Bench, Figures, own, request
 
@@ -33,19 +34,25 @@ NAMED = {contender.name: contender for contender in CONTENDERS}
 
 
 def large(bench: Bench, on: str, *, record: bool) -> Figures:
-    """The others' latency while one request of `scale.large` bytes goes through, and is recorded whole."""
+    """How late the relay's loop is and how long others wait while a request of `scale.large` bytes goes through, and is recorded whole."""
     body = bench.folder / "large.json"
     if not body.exists():
         text = bench.body.read_bytes()
         body.write_bytes(text * (bench.scale.large // len(text)))
-    contender = replace(NAMED["on" if record else "off"], command=verbatim(record, more=f"max_body = {2 * bench.scale.large}\n"))
+    lateness = bench.folder / "lateness.json"
+    contender = NAMED["on" if record else "off"]
+    command = verbatim(record, more=f"max_body = {2 * bench.scale.large}\n")
+    contender = replace(contender, command=lambda start: [sys.executable, str(HERE / "lag.py"), str(lateness), *command(start)[-1:]])
     with running(bench, contender, on) as gateway, ThreadPoolExecutor() as beside:
         own(bench, gateway, mode="closed", path="/json", seconds=bench.scale.warm_up)
         others = beside.submit(probe, bench, gateway, 3 * bench.scale.lead)
         time.sleep(bench.scale.lead)
         upload = own(bench, gateway, mode="closed", path="/upload", method="POST", body=str(body), connections=1, seconds=0.01)
         figures = others.result()
-    return {**figures, "upload_s": upload["seconds"], "errors": figures["errors"] + upload["errors"]}
+        gateway.stop()
+        dropped = ledger.totals(gateway.folder / "archive")[1] if record else 0
+    loop = json.loads(lateness.read_text())
+    return {**figures, **loop, "upload_s": upload["seconds"], "dropped": dropped, "errors": figures["errors"] + upload["errors"]}
 
 
 def stalled(bench: Bench, on: str, *, stall: bool) -> Figures:
