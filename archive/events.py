@@ -6,8 +6,8 @@ or the like says which of several texts an event goes on with. No I/O, no clock.
 
 from __future__ import annotations
 
-import json
 import re
+from itertools import pairwise
 from typing import Any, Final
 
 __all__ = ["Joined"]
@@ -21,6 +21,10 @@ _STAMP: Final = 8
 _REPEATS: Final = 8
 """A value that changes less often than every so many events is no text in pieces."""
 
+_HOLES: Final = 4
+"""Values that change in each event of a kind: the piece, a number of the event, some padding."""
+_DIGITS: Final = 16
+
 
 class _Place:
     """What stands at one place of the events."""
@@ -33,16 +37,23 @@ class _Place:
         self.number: int | float | None = None
 
 
+_Said = tuple[list[str], str]
+"""A string, and the list it was put on."""
+_Counted = tuple[_Place, int | float]
+"""A number, and the place that was told of it."""
+
+
 class _Like:
-    """The text of an event around its one string that changes, and where its strings belong."""
+    """The text of an event around the values that change from event to event, and where all its values belong."""
 
-    __slots__ = ("after", "before", "changing", "name", "others", "values")
+    __slots__ = ("holes", "literals", "name", "others", "values")
 
-    def __init__(self, name: str, before: str, after: str, changing: list[str], others: list[tuple[list[str], str]], values: int) -> None:
+    def __init__(self, name: str, literals: list[str], holes: list[list[str] | _Place], others: list[_Said], values: int) -> None:
         self.name = name
-        self.before = before
-        self.after = after
-        self.changing = changing
+        self.literals = literals
+        """What stands before, between and behind the holes."""
+        self.holes = holes
+        """For a string the list it goes on, for a number the place it belongs to."""
         self.others = others
         self.values = values
 
@@ -53,13 +64,15 @@ class Joined:
     def __init__(self) -> None:
         self._root = _Place()
         self._like: _Like | None = None
-        self._last: list[tuple[list[str], str]] = []
-        """The strings of the last event, and the lists they were put on."""
+        self._said: list[_Said] = []
+        self._counted: list[_Counted] = []
+        """The strings and the numbers of the last event that was read whole."""
 
     def event(self, value: object, name: str = "", text: str = "") -> int:
         """One event; returns how many values it has, at least 1. `name`: the stream's own name for it. `text`: the JSON it was read
         from, so that `like_before` can know the next one."""
-        strings: list[tuple[list[str], str]] = []
+        said: list[_Said] = []
+        counted: list[_Counted] = []
         count = 1
         stack = [(_inner(self._root, name) if name else self._root, value)]
         while stack:
@@ -79,28 +92,78 @@ class Joined:
                 if kind is str:
                     at = _inner(place, key).strings
                     at.append(inner)
-                    strings.append((at, inner))
+                    said.append((at, inner))
                 elif kind is dict or kind is list:
                     stack.append((_inner(place, key), inner))
                 elif kind is int or kind is float:
-                    _inner(place, key).number = inner
-        self._like = _like(name, text, self._last, strings, count) if text else None
-        self._last = strings
+                    there = _inner(place, key)
+                    there.number = inner
+                    counted.append((there, inner))
+        self._like = self._next_like(name, text, said, counted, count) if text else None
+        self._said, self._counted = said, counted
         return count
 
     def like_before(self, text: str, name: str) -> int:
-        """Take in an event whose JSON is that of the one before but for the one string that changes; 0 if it is not, and nothing is
-        taken in. Several times quicker than reading it."""
+        """Take in an event whose JSON is that of the one before but for the values that change; 0 if it is not, and nothing is taken in.
+        Several times quicker than reading it."""
         like = self._like
-        if like is None or name != like.name or not text.startswith(like.before) or not text.endswith(like.after):
+        if like is None or name != like.name or not text.startswith(like.literals[0]) or not text.endswith(like.literals[-1]):
             return 0
-        piece = text[len(like.before) : len(text) - len(like.after)]
-        if len(text) < len(like.before) + len(like.after) or '"' in piece or "\\" in piece or not piece.isprintable():
+        at = len(like.literals[0])
+        pieces = []
+        for hole, literal in zip(like.holes, like.literals[1:], strict=True):
+            end = text.find(literal[0], at)
+            piece = text[at:end]
+            if end < 0 or not text.startswith(literal, end):
+                return 0
+            if isinstance(hole, list):
+                if "\\" in piece or not piece.isprintable():
+                    return 0
+            elif not (piece.isdecimal() and piece.isascii() and len(piece) < _DIGITS) or (piece[0] == "0" and piece != "0"):
+                return 0
+            pieces.append(piece)
+            at = end + len(literal)
+        if at != len(text):
             return 0
-        like.changing.append(piece)
-        for at, string in like.others:
-            at.append(string)
+        for hole, piece in zip(like.holes, pieces, strict=True):
+            if isinstance(hole, list):
+                hole.append(piece)
+            else:
+                hole.number = int(piece)
+        for there, string in like.others:
+            there.append(string)
         return like.values
+
+    def _next_like(self, name: str, text: str, said: list[_Said], counted: list[_Counted], count: int) -> _Like | None:
+        """What is needed to know the next event by its text; None where it cannot be told where in it the changed values stand."""
+        if len(said) != len(self._said) or len(counted) != len(self._counted) or "\\" in text:
+            return None
+        holes: list[tuple[int, int, list[str] | _Place]] = []
+        others: list[_Said] = []
+        for (at, string), (before, other) in zip(said, self._said, strict=True):
+            if at is not before:
+                return None
+            if string == other:
+                others.append((at, string))
+                continue
+            where = _only(text, f'"{string}"') if '"' not in string else -1
+            if where < 0:
+                return None
+            holes.append((where + 1, where + 1 + len(string), at))
+        for (place, number), (earlier, was) in zip(counted, self._counted, strict=True):
+            if place is not earlier:
+                return None
+            if number != was:
+                where = _only(text, f":{number!r},")
+                if where < 0:
+                    return None
+                holes.append((where + 1, where + 1 + len(repr(number)), place))
+        holes.sort(key=lambda it: it[0])
+        if not holes or len(holes) > _HOLES or any(a[1] >= b[0] for a, b in pairwise(holes)):
+            return None
+        starts, ends = [0, *(hole[1] for hole in holes)], [*(hole[0] for hole in holes), len(text)]
+        literals = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        return _Like(name, literals, [hole[2] for hole in holes], others, count)
 
     def strings(self) -> list[str]:
         """All that was said, in the order in which it was begun, a long text before what comes at the same time."""
@@ -123,27 +186,10 @@ def _inner(place: _Place, key: object) -> _Place:
     return inner
 
 
-def _like(name: str, text: str, last: list[tuple[list[str], str]], strings: list[tuple[list[str], str]], count: int) -> _Like | None:
-    """What is needed to know the next event by its text; None where more than one string changed, or it cannot be told which."""
-    if len(last) != len(strings) or "\\" in text:
-        return None
-    changed = -1
-    for number, ((at, string), (before, other)) in enumerate(zip(strings, last, strict=True)):
-        if at is not before:
-            return None
-        if string != other:
-            if changed >= 0:
-                return None
-            changed = number
-    if changed < 0:
-        return None
-    at, string = strings[changed]
-    quoted = f'"{string}"'
-    where = text.find(quoted)
-    if where < 0 or text.find(quoted, where + 1) >= 0 or json.dumps(string, ensure_ascii=False) != quoted:
-        return None
-    others = [*strings[:changed], *strings[changed + 1 :]]
-    return _Like(name, text[: where + 1], text[where + 1 + len(string) :], at, others, count)
+def _only(text: str, part: str) -> int:
+    """Where `part` stands in `text`, when it does once."""
+    at = text.find(part)
+    return at if text.find(part, at + 1) < 0 else -1
 
 
 def _whole(key: str, strings: list[str]) -> list[str]:

@@ -41,6 +41,8 @@ _EVENT_FIELD: Final = re.compile(r"\ufeff?(?:data|event|id|retry)?:")
 _DONE: Final = "[DONE]"
 """The last event of many streams, and nothing that anybody said."""
 
+_OPENING: Final = ("{", "[")
+
 Json = dict[str, Any]
 
 
@@ -93,47 +95,53 @@ class _Said:
         self.room -= len(text)
 
     def message(self, value: object) -> None:
-        """One message: a JSON value of any depth."""
-        self.strings(self.leaves(value, names=False))
-
-    def strings(self, strings: Iterable[str]) -> None:
-        """The strings of one message: the long ones a text each, the others a text together."""
+        """One message: a JSON value of any depth. The long strings in it are a text each, the others a text together."""
         short: list[str] = []
-        for string in strings:
-            nested = _nested(string)
-            if nested is not None:
-                for each in self.leaves(nested, names=True):
-                    self._string(each, short)
-            else:
-                self._string(string, short)
+        self._gather(value, short, names=False)
         if short:
             self.text("\n".join(short))
 
-    def _string(self, string: str, short: list[str]) -> None:
-        if len(string) >= _LONG:
-            self.text(string)
-        elif string:
-            short.append(string)
+    def strings(self, strings: list[str]) -> None:
+        """The strings of one message."""
+        self.message(strings)
 
-    def leaves(self, value: object, *, names: bool) -> Iterator[str]:
+    def _gather(self, value: object, short: list[str], *, names: bool) -> None:
         """The strings and numbers in a JSON value, in order, with `names` the names of fields too."""
         stack = [value]
-        while stack and self.values > 0:
-            self.values -= 1
-            value = stack.pop()
+        pop, add = stack.pop, short.append
+        left = self.values
+        while stack and left > 0:
+            left -= 1
+            value = pop()
             kind = type(value)
             if kind is str:
-                yield value  # type: ignore[misc]
-            elif kind is list:
-                stack.extend(reversed(value))  # type: ignore[call-overload]
+                if len(value) >= _LONG or (value[:1] in _OPENING and value):  # type: ignore[arg-type, index]
+                    self.values = left
+                    self._string(value, short)  # type: ignore[arg-type]
+                    left = self.values
+                elif value:
+                    add(value)  # type: ignore[arg-type]
             elif kind is dict:
                 if names:
                     for name, inner in reversed(value.items()):  # type: ignore[attr-defined]
                         stack += (inner, name)
                 else:
                     stack.extend(reversed(value.values()))  # type: ignore[attr-defined]
+            elif kind is list:
+                stack.extend(reversed(value))  # type: ignore[call-overload]
             elif kind is int or kind is float:
-                yield repr(value)
+                add(repr(value))
+        self.values = left
+
+    def _string(self, string: str, short: list[str]) -> None:
+        """A string that is long, or JSON."""
+        nested = _nested(string)
+        if nested is not None:
+            self._gather(nested, short, names=True)
+        elif len(string) >= _LONG:
+            self.text(string)
+        else:
+            short.append(string)
 
 
 # Heads.
