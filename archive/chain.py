@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 from archive.errors import DamagedSeal
 from archive.folder import hour_of, seal_path
@@ -15,6 +15,8 @@ from archive.report import Damaged, Gone
 from archive.seal import seal_bytes
 
 __all__ = ["Chain", "Link", "read_link"]
+
+_OUTSIDE: Final = "it is not in the chain: no later seal leads to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +63,30 @@ class Chain:
 
     def damaged(self) -> Iterator[Damaged]:
         """Seals that are not as they were written, and hours that are in no chain though they should be."""
-        by_hour = {link.hour: link for link in self._links}
-        for link in self._links:
-            if link.why:
-                yield _whole(link, link.why)
-        for before, link in pairwise(self._links):
-            if link.seal is None:
-                continue
-            named = link.seal.previous
-            if named is None or named.segment < before.hour:
-                yield _whole(before, f"it is not in the chain: the seal of {link.hour}, the next, does not name it")
-            elif named.segment >= link.hour:
-                yield _whole(link, f"it names {named.segment} as the hour before it")
-            elif named.segment == before.hour and named.sha256 != by_hour[before.hour].sha256:
-                yield _whole(before, f"it was changed or replaced after {link.hour} was sealed, whose seal names another")
+        yield from (_whole(link, link.why) for link in self._links if link.why)
+        yield from sorted(self._breaks(), key=lambda each: each.file)
         yield from self._unsealed()
+
+    def _breaks(self) -> Iterator[Damaged]:
+        """Follow the chain from its newest seal: what is not named in it, and what is not as it was when it was named."""
+        at = len(self._links) - 1
+        while at > 0:
+            link, before = self._links[at], self._links[at - 1]
+            at -= 1
+            if link.seal is None:
+                continue  # told of already
+            named = link.seal.previous
+            if named is None and link is not self._links[-1]:
+                yield from (_whole(each, _OUTSIDE) for each in self._links[: at + 1])  # the chain begins here, as the next seal vouches
+                return
+            if named is None or named.segment >= link.hour:
+                yield _whole(link, f"it does not name the seal before it, that of {before.hour}")
+                continue
+            while at >= 0 and self._links[at].hour > named.segment:
+                yield _whole(self._links[at], _OUTSIDE)
+                at -= 1
+            if at >= 0 and self._links[at].hour == named.segment and self._links[at].sha256 != named.sha256:
+                yield _whole(self._links[at], f"it was changed or replaced after {link.hour} was sealed, whose seal names another")
 
     def _unsealed(self) -> Iterator[Damaged]:
         newest = self._links[-1].hour if self._links else ""
