@@ -15,7 +15,8 @@ import sqlite3
 import struct
 import time
 import zlib
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import astuple, replace
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -59,6 +60,8 @@ _ID: Final = struct.Struct("<16sIQ")
 class Follower:
     """Keeps the catalog of one folder up to date. For one thread."""
 
+    TAKEN: Final = "another process follows the archive"
+
     def __init__(self, folder: Path, *, spare: int = _SPARE) -> None:
         """`spare` bytes of the disk are to stay free."""
         self._folder = folder
@@ -76,6 +79,8 @@ class Follower:
         """Segments that were read to their end in this state, though it is no whole record."""
         self._listing: dict[str, State] = {}
         self._complained = -_COMPLAIN
+        self.held_up = ""
+        """Why the last step did nothing, when it is not that there was nothing to do."""
 
     @property
     def follows(self) -> bool:
@@ -143,11 +148,17 @@ class Follower:
                 known += min(size, it.position) * it.told // it.position if name.endswith(PLAIN) else size * it.told // it.position
         return known, sum(state[2] for state in self._listing.values())
 
+    def positions(self) -> int:
+        """Records whose place is in the catalog."""
+        return sum(it.records for it in self._known.values())
+
     # Whether and where to write.
 
     def _ready(self) -> bool:
         """Hold the lock and the catalog, both as they lie in the folder now."""
+        self.held_up = ""
         if not self._folder.is_dir():
+            self.held_up = "the folder is gone"
             self.close()
             return False
         index = index_folder(self._folder)
@@ -157,7 +168,8 @@ class Follower:
             return False
         free = os.statvfs(index)
         if free.f_bavail * free.f_frsize < self._spare:
-            self._complain(OSError(errno.ENOSPC, f"less than {self._spare >> 20} MiB are free, the catalog waits"))
+            self.held_up = f"less than {self._spare >> 20} MiB are free on its disk"
+            self._complain(OSError(errno.ENOSPC, self.held_up))
             return False
         return True
 
@@ -170,6 +182,7 @@ class Follower:
         make_folder(index)
         lock = _lock(index)
         if lock is None:
+            self.held_up = self.TAKEN
             return False
         self._lock, self._index = lock, index
         self._db = open_for_writing(index)
@@ -202,6 +215,7 @@ class Follower:
             or telling.again(until)
             or telling.lines(until)
             or telling.words(until)
+            or telling.tidy()
         )
 
     def _reconcile(self, telling: Telling) -> bool:
@@ -252,7 +266,7 @@ class Follower:
             with open_segment(self._folder, name) as handle:
                 for each in handle.scan():
                     if isinstance(each, Found):
-                        chain, count, last = _chained(each, chain), count + 1, each
+                        chain, count, last = _chained([each], chain), count + 1, each
                         if count == covered.records:
                             break
         except ArchiveError:
@@ -308,7 +322,7 @@ class Follower:
                     did = self._hop_on(telling, handle, covered, state) or did
             except ArchiveError:
                 continue  # it cannot be opened just now
-            if time.monotonic() > until:
+            if did and time.monotonic() > until:
                 break
         return did
 
@@ -321,41 +335,48 @@ class Follower:
         elif not still_there(handle, covered):
             self._vouched.pop(covered.name, None)
             return True  # the next step begins with it
-        seen = _Seen(covered.position, covered.chain)
+        found, damages = [], []
+        waiting: list[Damage] = []  # with no record behind it, damage may yet turn into one, or be cut off
         for each in handle.scan(covered.position):
-            seen.take(each)
-            if len(seen.found) == most:
+            if not isinstance(each, Found):
+                waiting.append(each)
+                continue
+            if waiting:
+                damages += waiting
+                waiting.clear()
+            found.append(each)
+            if len(found) == most:
                 break
         else:
             self._ended[covered.name] = state
-        if seen.position == covered.position and covered.name in self._known:
+        if not found and covered.name in self._known:
             return False
-        self._keep(telling, handle, covered, seen)
+        self._keep(telling, handle, covered, found, damages)
         return True
 
-    def _keep(self, telling: Telling, handle: Handle, covered: Covered, seen: _Seen) -> None:
+    def _keep(self, telling: Telling, handle: Handle, covered: Covered, found: list[Found], damages: list[Damage]) -> None:
         assert self._db is not None
         key = covered.key
-        rows = sorted((it.tag.id, key, it.offset) for it in seen.found if it.tag.part != SERVICE_PART)
+        rows = sorted([(tag.id, key, offset) for offset, tag in found if tag.part != SERVICE_PART])
         self._db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)", rows)
         if covered.name != next(reversed(self._listing)) and any(it.told for it in self._known.values()):
             # Parts behind others that were read already, perhaps: what the exchange is must be put together anew.
             self._db.executemany("INSERT OR IGNORE INTO again SELECT id FROM exchange WHERE id = ?", (row[:1] for row in rows))
         self._db.executemany(
-            "INSERT OR REPLACE INTO event VALUES (?, ?, ?, NULL, ?)", ((key, it.offset, it.length, it.why) for it in seen.damages)
+            "INSERT OR REPLACE INTO event VALUES (?, ?, ?, NULL, ?)", ((key, it.offset, it.length, it.why) for it in damages)
         )
-        for it in seen.found:
+        for it in found:
             if it.tag.part == SERVICE_PART:
                 self._note_line(telling, handle, key, it.offset)
-        last = seen.found[-1] if seen.found else None
+        last = found[-1] if found else None
         self._put(
             replace(
                 covered,
-                position=seen.position,
+                position=covered.position if last is None else last.offset + last.tag.length,
                 last=covered.last if last is None else last.offset,
                 tag=covered.tag if last is None else tag_bytes(last.tag),
-                chain=seen.chain,
-                records=covered.records + len(seen.found),
+                chain=_chained(found, covered.chain),
+                records=covered.records + len(found),
             )
         )
 
@@ -378,28 +399,6 @@ class Follower:
     def _new_key(self) -> int:
         assert self._db is not None
         return int(self._db.execute("SELECT coalesce(max(key), 0) + 1 FROM segment").fetchone()[0])
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What was hopped over."""
-
-    position: int
-    chain: int
-    found: list[Found] = field(default_factory=list)
-    damages: list[Damage] = field(default_factory=list)
-    _waiting: list[Damage] = field(default_factory=list)
-    """What has no record behind it: it may turn into one, or be cut off."""
-
-    def take(self, each: Found | Damage) -> None:
-        if isinstance(each, Found):
-            self.found.append(each)
-            self.damages += self._waiting
-            self._waiting.clear()
-            self.chain = _chained(each, self.chain)
-            self.position = each.offset + each.tag.length
-        else:
-            self._waiting.append(each)
 
 
 def start_over(folder: Path) -> None:
@@ -435,6 +434,6 @@ def _identities(index: Path) -> list[tuple[int, int]]:
     return [about(index / name)[:2] for name in (LOCK, CATALOG)]
 
 
-def _chained(found: Found, chain: int) -> int:
+def _chained(found: Iterable[Found], chain: int) -> int:
     """CRC-32 over what headers say that is the same in a segment's every form."""
-    return zlib.crc32(_ID.pack(found.tag.id, found.tag.part, found.tag.seq), chain)
+    return zlib.crc32(b"".join([_ID.pack(tag.id, tag.part, tag.seq) for _, tag in found]), chain)

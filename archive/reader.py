@@ -34,7 +34,7 @@ from archive.record import id_text
 from archive.service import Event, Writers, damage, event
 from archive.tables import index_folder
 from archive.telling import running
-from archive.text import texts
+from archive.text import each_text
 from archive.words import Query, Words
 
 __all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader"]
@@ -122,6 +122,10 @@ class Reader:
     def progress(self) -> Progress | None:
         """How far the catalog is; None where there is none."""
         return self._reading(lambda _: None if self._now is None else Progress(*self._index.followed()))
+
+    def covered(self) -> dict[str, int]:
+        """The segments that the catalog has, each with how many of its records."""
+        return self._reading(lambda _: {name: it.records for name in self._index.names() if (it := self._index.trusted(name)) is not None})
 
     def page(
         self,
@@ -259,7 +263,7 @@ class Reader:
             self._forget_gone()
             for name in reversed(self._index.names()[-_LOOK_BACK:]):
                 self._events_of(name, files)
-                if self._writers.knows(summary.writer):
+                if name <= places[-1][0] and self._writers.knows(summary.writer):
                     break
             gone = self._writers.gone(summary.writer, last=places[-1])
         return summary.entry(id_text(id), gone=gone)
@@ -346,7 +350,7 @@ def _member(name: str, offset: int, files: Files) -> object:
 
 def _says(query: Query, places: Places, files: Files) -> bool:
     """Whether the exchange says it. What cannot be read says nothing; `events` tells of the damage."""
-    return query.matches(texts(read_all(places, files)))
+    return query.matches(each_text(read_all(places, files)))
 
 
 def _open(entry: Entry, places: Places, files: Files, room: int) -> Exchange:

@@ -135,6 +135,7 @@ def _prepared(db: sqlite3.Connection) -> bool:
         return False
     db.execute("PRAGMA synchronous = NORMAL")  # derived: what a power loss takes of it is read again
     db.execute("PRAGMA secure_delete = ON")  # what was forgotten is gone from the file, too
+    db.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MB: a checkpoint waits for the disk
     db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
     db.execute("PRAGMA cache_size = -32768")
     return True

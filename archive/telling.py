@@ -190,6 +190,10 @@ class Telling:
     def _is_gone(self, writer: int, places: Places) -> bool:
         return self._writers.gone(self._names.text(writer).decode("utf-8", "surrogatepass"), last=places[-1])
 
+    def tidy(self) -> bool:
+        """Make the words of days gone by smaller, bit by bit. Returns whether there is more to do."""
+        return self._words.tidy()
+
     def lost_days(self) -> bool:
         """Somebody may have deleted a day's words: they are derived, so that is allowed. To be asked before any are added. Returns whether
         that was so."""

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "show": ("look", "Show one exchange."),
     "tail": ("look", "Follow the recordings."),
     "search": ("search", "Find exchanges by what was said."),
+    "index": ("index", "Bring the index for lists and searches up to date."),
     "verify": ("check", "Check that recordings are complete and as they were."),
     "seal": ("seal", "Seal the hours that are over, so that a change shows."),
     "keygen": ("seal", "Make a key that signs seals."),

@@ -1,0 +1,98 @@
+"""`verbatim index`: the index that lists and searches use, brought up to date at once or made anew from the recordings."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from archive.follow import Follower, start_over
+from archive.reader import Progress, Reader
+from archive.tables import index_folder
+from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.values import show_bytes
+
+_POLL: Final = 0.2
+_TENTHS: Final = 10
+
+
+@click.command()
+@click.option("--rebuild", is_flag=True, help="Make it anew from the recordings.")
+@settings_options("archive")
+def index(rebuild: bool, **flags: Any) -> None:
+    """Bring the index of the recordings up to date, or make it anew.
+
+    Lists and searches use it; without it they give the same answers, only later. The viewer keeps it up to date by itself, so this is for
+    archives that no viewer has shown yet. It may be deleted at any time.
+
+    \b
+    Examples:
+      verbatim index
+      verbatim index --rebuild --archive /mnt/backup/archive
+    """
+    folder = read_settings(flags, exists="index").archive
+    began = time.monotonic()
+    try:
+        if rebuild:
+            start_over(folder)
+        with _shown() as show, contextlib.closing(Follower(folder)) as follower:
+            while follower.step() or (follower.held_up == Follower.TAKEN and _others_work(folder)):
+                if follower.follows:
+                    show(Progress(*follower.progress()))
+                else:
+                    show(Reader(folder).progress())
+                    time.sleep(_POLL)
+            held_up = follower.held_up
+    except (OSError, sqlite3.Error) as error:
+        raise WrongInput(f"the index cannot be written to {index_folder(folder)}: {error}") from None
+    if held_up not in ("", Follower.TAKEN):
+        raise WrongInput(f"the index is not complete: {held_up}")
+    by = "The viewer has brought it" if held_up else "It is"
+    segments, records = _held(folder)
+    click.echo(f"{by} up to date: {segments:,} hours, {records:,} records, {_size(folder)} in {index_folder(folder)}.")
+    click.echo(f"This took {time.monotonic() - began:.1f} s.")
+
+
+def _others_work(folder: Path) -> bool:
+    progress = Reader(folder).progress()
+    return progress is None or progress.behind > 0
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    covered = Reader(folder).covered()
+    return len(covered), sum(covered.values())
+
+
+def _size(folder: Path) -> str:
+    return show_bytes(sum(path.stat().st_size for path in index_folder(folder).glob("*.sqlite*")))
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[Progress | None], None]]:
+    """A bar on a terminal; a line for each tenth where the output goes elsewhere."""
+    told = -1
+
+    def line(progress: Progress | None) -> None:
+        nonlocal told
+        tenth = int(progress.share * _TENTHS) if progress is not None else 0
+        if tenth > told:
+            told = tenth
+            click.echo(f"Indexing: {tenth * (100 // _TENTHS)} %", err=True)
+
+    if not sys.stderr.isatty():
+        yield line
+        return
+    with click.progressbar(length=1000, label="Indexing", file=sys.stderr) as bar:
+
+        def move(progress: Progress | None) -> None:
+            at = int(progress.share * 1000) if progress is not None else 0
+            bar.update(max(0, at - bar.pos))
+
+        yield move
+        bar.update(1000 - bar.pos)
