@@ -129,6 +129,15 @@ def test_records_that_hold_zeros_are_no_damage(tmp_path: Path) -> None:
     assert quarantined(path.parent) == []
 
 
+def test_a_last_record_whose_line_is_huge_is_sound_all_the_same(tmp_path: Path) -> None:
+    huge = member.pack(b'{"n":1,"x":"' + b"a" * (65 << 20) + b'"}\n', id=new_id(1), part=0, seq=1)
+    path = recovered(tmp_path / "archive", packed(0) + huge)
+    assert quarantined(path.parent) == []
+    assert numbers(path) == [0, 1, 999, 1000]
+    path = recovered(tmp_path / "torn", packed(0) + huge[:5000] + b"\xff" * 9 + huge[5009:])
+    assert numbers(path) == [0, 999, 1000]
+
+
 def test_a_rewriting_that_fails_leaves_the_segment_and_is_done_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, "full")
