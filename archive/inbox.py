@@ -69,7 +69,7 @@ class Inbox:
         self._ledger = Ledger()
         self._progress = time.monotonic()
         self._full_since = float("inf")
-        """Since when somebody waits for room."""
+        """Since when somebody waits for room, with no sign of life since then."""
 
     # Producers.
 
@@ -85,7 +85,6 @@ class Inbox:
                 self._records.append(record)
                 self._taken += 1
                 self._taken_bytes += weight
-                self._full_since = float("inf")
             elif may_wait and not self._closed and not self._refusing and self._progresses():
                 return False
             elif self._closed:
@@ -184,6 +183,8 @@ class Inbox:
     def _progresses(self) -> bool:
         """Whether there was a sign of life lately, or may be any moment: the whole process may have stood still until now."""
         now = time.monotonic()
+        if self._progress > self._full_since:
+            self._full_since = float("inf")  # not a small record that found a gap, only the consumer ends a wait
         self._full_since = min(self._full_since, now)
         return now - self._progress < _PROGRESS or now - self._full_since < _AWAKE
 

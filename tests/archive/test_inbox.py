@@ -180,3 +180,22 @@ def test_one_that_was_silent_for_long_is_waited_for_a_moment_all_the_same(monkey
     assert inbox.put(second, may_wait=True)
     assert inbox.put(record(), may_wait=True)  # and the next does not wait anew
     assert inbox.dropped[0] == 2
+
+
+def test_a_small_record_that_finds_a_gap_makes_nobody_wait_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    inbox = Inbox(max_records=100, max_bytes=1000)
+    assert inbox.put(record(weight=900), may_wait=True)
+    clock[0] += 3600
+    assert not inbox.put(record(weight=200), may_wait=True)
+    clock[0] += module._AWAKE + 0.01
+    for _ in range(3):
+        assert inbox.put(record(weight=200), may_wait=True)
+        assert inbox.put(record(weight=10), may_wait=True)
+    assert inbox.dropped == (3, 600)
+    inbox.alive()  # the consumer lives: from here on a wait makes sense again
+    assert not inbox.put(record(weight=200), may_wait=True)
+    clock[0] += module._PROGRESS + 0.01
+    assert inbox.put(record(weight=200), may_wait=True)
+    assert inbox.dropped == (4, 800)
