@@ -21,13 +21,14 @@ from typing import Any, Final
 
 from archive import derived, skim
 from archive.clerk import Clerk, Removal, Removals, writer_of
-from archive.errors import ArchiveError, DamagedMember
+from archive.errors import ArchiveError, DamagedMember, DamagedSeal
 from archive.folder import PACKED, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
 from archive.handle import Handle
 from archive.keep import Doomed, open_hour
 from archive.line import SERVICE_PART, prune_line
 from archive.member import Found
 from archive.record import id_text
+from archive.seal import read_seal
 from archive.tables import index_folder
 
 __all__ = ["carry_out", "finish"]
@@ -155,26 +156,39 @@ def _writer(name: str, runs: _Runs) -> Json:
 
 def _look(folder: Path, hour: str) -> _Held:
     held = _Held()
+    sealed = _sealed_writers(folder, hour)
+    held.writers.update(sealed)
     try:
         with open_hour(folder, hour) as handle:
             for each in handle.scan():
                 if isinstance(each, Found):
                     held.records += 1
                     with contextlib.suppress(DamagedMember):
-                        _note(held, handle, each)
+                        _note(held, handle, each, counted=bool(sealed))
     except ArchiveError:
         pass  # what cannot be read has nothing to tell; it goes all the same
     return held
 
 
-def _note(held: _Held, handle: Handle, found: Found) -> None:
+def _sealed_writers(folder: Path, hour: str) -> dict[str, _Runs]:
+    """What the seal says of writers, which saves reading all lines; empty without one that can be read."""
+    try:
+        seal = read_seal(folder, hour)
+    except (DamagedSeal, OSError):
+        return {}
+    return {} if seal is None else {it.writer: _Runs(it.first, it.last, it.records, it.closed) for it in seal.writers}
+
+
+def _note(held: _Held, handle: Handle, found: Found, *, counted: bool) -> None:
+    """Take in one record. `counted`: its writer's numbers are known."""
     seq = found.tag.seq
     if found.tag.part != SERVICE_PART:
-        _into(held.writers, _writer_of(handle, found), seq, seq).records += 1
+        if not counted:
+            _into(held.writers, _writer_of(handle, found), seq, seq).records += 1
         return
     name = id_text(found.tag.id)
     runs = _into(held.writers, name, seq, seq)
-    runs.records += 1
+    runs.records += not counted
     line = skim.skim(handle, found.offset)
     kind = line.get("kind")
     detail = line.get(str(kind))

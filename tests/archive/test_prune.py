@@ -13,12 +13,14 @@ import rig_removal
 from rig_removal import NOW
 from samples import HOUR, Shelf, whole
 
-from archive import keep, prune
+from archive import forget, keep, prune
 from archive.clerk import Removals, alone
 from archive.folder import INDEX, segments
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line
 from archive.record import id_text
+from archive.seal import closed_hours, seal_hour
 from archive.upkeep import finish
+from archive.verify import verify
 
 CLOSED = "closed"
 
@@ -191,3 +193,26 @@ def test_killed_before_any_step_whole_hours_go_or_stay(tmp_path: Path) -> None:
         assert names(again / "archive") == ["2026-11-19T14.jsonl.gz"]
         shutil.rmtree(again)
     assert NOW > HOUR
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_whole_archives_stay_complete_as_their_hours_go(tmp_path: Path, sealed: bool) -> None:
+    """Hour by hour, with forgetting in between: what is left is always found complete, and chained."""
+    shelf = Shelf(tmp_path / "archive")
+    shelf.open()
+    records = []
+    for number in range(6):
+        records.append(whole(HOUR + number * 3600 + 1))
+        shelf.put([records[-1], whole(HOUR + number * 3600 + 2)])
+        now = HOUR + number * 3600 + 1800
+        with alone(shelf.folder):
+            if number:
+                forget.carry_out(shelf.folder, {records[number - 1].id}, by="x", why="y", version="t", clock=lambda now=now: now)
+            for hour in closed_hours(shelf.folder, now) if sealed else ():
+                seal_hour(shelf.folder, hour, now=now, version="t")
+        if number > 2:
+            carry_out(shelf.folder, now=now, keep_bytes=sum(it.bytes for it in keep.hours(shelf.folder)) - 1)
+        report = verify([shelf.folder])
+        assert report.complete, report.sentence
+        assert not report.gone
+    assert len(segments(shelf.folder)) == 3
