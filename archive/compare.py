@@ -26,6 +26,8 @@ _ADDED: Final = "added after the hour was sealed"
 _CHANGED: Final = "its line is not the one that was sealed"
 _PACKING: Final = "its bytes are not those that were sealed, though they inflate to the same line"
 _MOVED: Final = "it is not in its place: records were put in another order"
+_SEVERAL: Final = 4
+"""Records from which on their number says something."""
 
 
 class _Item(NamedTuple):
@@ -58,8 +60,8 @@ def compare(path: Path, seal: Seal, removed: Mapping[int, str]) -> list[Damaged]
 
 def _is_unpacked(findings: Sequence[Damaged], records: int) -> bool:
     """Whether only the gzip around the lines is another, and that of most of them: the hour was packed, and unpacked by another compressor.
-    Around a few lines it is the work of a hand, or of the disk, and they are named."""
-    return 2 * len(findings) > records and all(each.why == _PACKING for each in findings)
+    Around a few lines it is the work of a hand, or of the disk, and they are named; so they are where there are but a few."""
+    return records >= _SEVERAL and 2 * len(findings) > records and all(each.why == _PACKING for each in findings)
 
 
 def _told_otherwise(path: Path, seal: Seal, removed: Mapping[int, str]) -> list[Damaged]:

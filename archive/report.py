@@ -6,7 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "WriterFound", "counted", "sentence"]
+__all__ = [
+    "Damaged",
+    "Gap",
+    "Gone",
+    "HourFound",
+    "Missing",
+    "Numbers",
+    "Removal",
+    "Report",
+    "SetAside",
+    "WriterFound",
+    "counted",
+    "sentence",
+]
 
 Verdict = Literal["complete", "incomplete", "damaged"]
 
@@ -77,6 +90,14 @@ class Gone:
     records: int | None
     """As its seal has it; None where that is gone, too."""
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Bytes at a segment's end that were no whole record when a crash had left them."""
+
+    file: Path
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +183,8 @@ class Report:
     writers: list[WriterFound]
     head: str | None
     """SHA-256 of the newest seal. Who keeps it elsewhere can tell later that nothing up to it was changed, or taken away."""
+    set_aside: list[SetAside]
+    """What recovery put into quarantine. No record that was acknowledged is among it, unless the disk lost what it had confirmed."""
     strangers: list[str]
     """Names in the folders that no writer of ours makes. They were not looked at."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ from typing import Final
 from archive.chain import Chain, Link, read_link
 from archive.compare import compare
 from archive.errors import DamagedMember, NotFound
-from archive.folder import SEGMENT_NAME, hour_of, segments, strangers
+from archive.folder import QUARANTINE, SEGMENT_NAME, hour_of, segments, strangers
 from archive.handle import Handle, Plain, open_file
 from archive.ledger import Claim, Ledger, Log, Removed, Told
 from archive.line import SERVICE_PART
@@ -26,11 +27,11 @@ from archive.manifest import DIGEST_LENGTH, Seal
 from archive.member import Damage, Tag
 from archive.merkle import Frontier
 from archive.record import id_text
-from archive.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, WriterFound, sentence
+from archive.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, SetAside, WriterFound, sentence
 from archive.seal import read_seal, sealed_hours
 from archive.walk import Checked, Walk
 
-__all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "WriterFound", "verify"]
+__all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "SetAside", "WriterFound", "verify"]
 
 _MOST: Final = 1000
 """Damages listed one by one; more are counted."""
@@ -234,6 +235,7 @@ class _Judgement:
             removals=[self._removal(told) for told in self._told],
             writers=ledger.writers(),
             head=head,
+            set_aside=[each for folder in self._folders for each in _set_aside(folder / QUARANTINE)],
             strangers=[str(folder / name) for folder in self._folders for name in strangers(folder)],
         )
         return replace(report, sentence=sentence(report))
@@ -308,6 +310,19 @@ class _Judgement:
             return Removal("forget", told.at, told.by, told.why, told.count, len(hours), still)
         still = sum(hour.segment in self._there for hour in told.hours)
         return Removal("prune", told.at, told.by, told.why, told.count, len(told.hours), still)
+
+
+def _set_aside(folder: Path) -> list[SetAside]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                SetAside(Path(each.path), each.stat(follow_symlinks=False).st_size)
+                for each in entries
+                if each.is_file(follow_symlinks=False)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found, key=lambda each: each.file)
 
 
 def _claims(seal: Seal, *, gone: bool) -> Iterator[Claim]:

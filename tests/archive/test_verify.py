@@ -15,6 +15,7 @@ from samples import HOUR, Shelf, in_parts, whole
 
 from archive import member
 from archive.errors import NotFound
+from archive.folder import QUARANTINE
 from archive.line import SERVICE_PART, gap_line
 from archive.record import id_text, new_id
 from archive.verify import Missing, verify
@@ -297,3 +298,15 @@ def test_a_disk_that_cannot_read_is_told_as_damage(shelf: Shelf, monkeypatch: py
     monkeypatch.setattr(os, "pread", unreadable)
     report = verify([shelf.folder])
     assert [each.why for each in report.damaged] == ["the disk cannot read it"]
+
+
+def test_what_recovery_set_aside_is_listed(shelf: Shelf) -> None:
+    fill(shelf)
+    assert verify([shelf.folder]).set_aside == []
+    aside = shelf.folder / QUARANTINE
+    aside.mkdir()
+    (aside / "2026-11-19T10.jsonl.gz.81.20261119T105931.000123Z").write_bytes(b"torn")
+    (aside / "folder").mkdir()
+    report = verify([shelf.folder])
+    assert report.complete
+    assert [(each.file.parent, each.bytes) for each in report.set_aside] == [(aside, 4)]
