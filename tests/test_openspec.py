@@ -16,7 +16,7 @@ OPENSPEC = ROOT / "openspec"
 SPECS = sorted((OPENSPEC / "specs").glob("*/spec.md"))
 
 CAPABILITIES = {
-    *("relay", "websocket", "capture", "redaction", "archive-format", "durability", "recovery", "catalog"),
+    *("relay", "websocket", "capture", "redaction", "archive-format", "durability", "recovery", "catalog", "search"),
     *("packing", "retention", "sealing", "shipping", "viewer", "export", "replay", "command", "settings", "demo", "second-path"),
 }
 """The behaviours a user can name. One more is a decision, made here."""
