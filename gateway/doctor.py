@@ -36,6 +36,8 @@ State = Literal["ok", "warn", "fail"]
 
 EARLIEST: Final = 1_760_000_000.0
 """October 2025, before the first release: a clock that shows less is wrong, and so would be every file name and certificate check."""
+YEARS: Final = 1000.0
+"""Days: beyond that nobody counts them."""
 STRANGERS: Final = 5
 """Foreign names told one by one."""
 
@@ -103,7 +105,7 @@ def _disk(settings: Settings, now: float) -> Iterator[Finding]:
     yield _finding(tight, "disk", f"{show_bytes(free)} free")
     bounds = Bounds(settings.min_free, settings.keep_days, settings.keep_bytes)
     seen, filling = alarms.growth(hours(folder), free, bounds, now)
-    lasts = f"; at this rate the disk lasts {seen.days:.0f} days" if seen.days is not None else ""
+    lasts = "" if seen.days is None else "; that is years" if seen.days > YEARS else f"; at this rate the disk lasts {seen.days:.0f} days"
     yield _finding(filling, "growth", f"{show_bytes(seen.bytes_a_day)} a day{lasts}")
 
 

@@ -20,7 +20,7 @@ from archive.keep import Plan
 from archive.prune import carry_out as remove_hours
 from archive.record import id_text
 from gateway import __version__
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line
 from gateway.values import show_bytes
 
@@ -53,6 +53,7 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
       verbatim prune --keep-bytes 50GiB --yes
     """
     settings = read_settings(flags, exists="prune")
+    own_folder(settings.archive)
     if not (settings.keep_days or settings.keep_bytes):
         raise WrongInput("nothing says what to keep: give --keep-days or --keep-bytes, or set keep_days or keep_bytes")
     _ask_somehow(dry_run, yes, as_json)
@@ -64,7 +65,7 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
             with alone(folder):
                 upkeep.finish(folder, Removals(folder), version=__version__)
                 freed = remove_hours(folder, plan.doomed, by=user(), version=__version__)
-            _say(f"Removed: {len(plan.doomed)} hours, {show_bytes(freed)}.", as_json)
+            _say(f"Removed: {_many(len(plan.doomed), 'hour')}, {show_bytes(freed)}.", as_json)
     except (ArchiveError, OSError) as error:
         raise WrongInput(_could_not(error)) from None
 
@@ -97,8 +98,9 @@ def forget(
         raise WrongInput("say what to forget: ids, or --session NAME, or --before DATE|AGE")
     limit = None if before is None else _moment(before, time.time())
     folder = read_settings(flags, exists="forget").archive
+    own_folder(folder)
     _ask_somehow(dry_run, yes, as_json)
-    reason = why or ("asked for by id" if ids else "asked for by session" if session is not None else f"older than {before}")
+    reason = why or ("asked for by id" if ids else "asked for by session" if session is not None else f"begun before {_stamp(limit)}")
     try:
         chosen = choose(folder, ids=ids, session=session, before=limit)
         if ids and chosen.running:
@@ -108,7 +110,7 @@ def forget(
             with alone(folder):
                 upkeep.finish(folder, Removals(folder), version=__version__)
                 count = forget_records(folder, {it.id for it in chosen.chosen}, by=user(), why=reason, version=__version__)
-            _say(f"Forgotten: {count} records of {len(chosen.chosen)} exchanges.", as_json)
+            _say(f"Forgotten: {_many(count, 'record')} of {_many(len(chosen.chosen), 'exchange')}.", as_json)
     except (ArchiveError, OSError) as error:
         raise WrongInput(_could_not(error)) from None
 
@@ -123,6 +125,10 @@ def _moment(text: str, now: float) -> float:
     except ValueError:
         raise WrongInput(f"--before: {text!r} is no date or age; write 2026-11-20, 2026-11-20T10:30, 30d or 12h") from None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _stamp(moment: float | None) -> str:
+    return datetime.fromtimestamp(moment or 0.0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _ask_somehow(dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -159,13 +165,17 @@ def _could_not(error: Exception) -> str:
     return f"it was not done, or not to its end: {text}; the same command again goes on with it"
 
 
+def _many(count: int, one: str) -> str:
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
 def _pruning(plan: Plan) -> Iterator[str]:
     for each in plan.doomed[:SHOWN]:
         yield f"{each.hour}  {each.records:>9} records  {show_bytes(each.bytes):>9}  {each.why}"
     if len(plan.doomed) > SHOWN:
-        yield f"... and {len(plan.doomed) - SHOWN} hours more, up to {plan.doomed[-1].hour}"
-    what = f"{len(plan.doomed)} hours go: {plan.records} records, {show_bytes(plan.bytes)}" if plan.doomed else "Nothing goes"
-    yield f"{what}. {plan.hours_left} hours stay, {show_bytes(plan.bytes_left)}."
+        yield f"... and {_many(len(plan.doomed) - SHOWN, 'hour')} more, up to {plan.doomed[-1].hour}"
+    goes = f"To go: {_many(len(plan.doomed), 'hour')}, {_many(plan.records, 'record')}, {show_bytes(plan.bytes)}."
+    yield f"{goes if plan.doomed else 'Nothing goes.'} To stay: {_many(plan.hours_left, 'hour')}, {show_bytes(plan.bytes_left)}."
     if plan.over:
         yield f"The current hour alone is {show_bytes(plan.over)} beyond keep_bytes; it never goes."
 
@@ -178,15 +188,17 @@ def _pruning_json(plan: Plan) -> dict[str, Any]:
 
 def _forgetting(found: Choice) -> Iterator[str]:
     for each in found.chosen[:SHOWN]:
-        yield f"{each.at:%Y-%m-%d %H:%M:%S}  {id_text(each.id)}  {each.records} record{'s' * (each.records != 1)}  {show_bytes(each.bytes)}"
+        yield f"{each.at:%Y-%m-%d %H:%M:%S}  {id_text(each.id)}  {_many(each.records, 'record')}  {show_bytes(each.bytes)}"
     if len(found.chosen) > SHOWN:
-        yield f"... and {len(found.chosen) - SHOWN} exchanges more, up to {found.chosen[-1].at:%Y-%m-%d %H:%M:%S}"
+        yield f"... and {_many(len(found.chosen) - SHOWN, 'exchange')} more, up to {found.chosen[-1].at:%Y-%m-%d %H:%M:%S}"
     hours = {hour for each in found.chosen for hour in each.hours}
     records, size = sum(it.records for it in found.chosen), sum(it.bytes for it in found.chosen)
-    what = f"{len(found.chosen)} exchanges are forgotten: {records} records in {len(hours)} hours, {show_bytes(size)}"
-    yield what + "." if found.chosen else "Nothing recorded fits."
+    what = (
+        f"To forget: {_many(len(found.chosen), 'exchange')}, {_many(records, 'record')} in {_many(len(hours), 'hour')}, {show_bytes(size)}."
+    )
+    yield what if found.chosen else "Nothing recorded fits."
     if found.running:
-        yield f"{len(found.running)} exchanges that fit still run, and stay."
+        yield f"{_many(len(found.running), 'exchange')} of those meant still running: left as they are."
 
 
 def _forgetting_json(found: Choice) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -96,3 +97,16 @@ def read_settings(
         )
         raise WrongInput(f"there is no archive folder {settings.archive} to {exists}; name one with --archive{demo}")
     return settings
+
+
+def own_folder(folder: Path) -> None:
+    """For a command that changes the archive in `folder`: raises WrongInput unless this user owns it. What another user made there, root
+    included, the gateway could not open again: every file is private."""
+    owner = folder.stat().st_uid
+    if owner == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise WrongInput(f"{folder} belongs to another user; run this as that one: sudo -u {name!r} verbatim ...")
