@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_archive import until
-from samples import HOUR, parsed
+from samples import HOUR, Shelf, parsed, whole
 from traffic import agents, unique
 
 from archive import wordfile, wordfind
+from archive.folder import INDEX
+from archive.follow import Follower
 from archive.record import new_id
 from archive.text import texts
 from archive.words import Query, Words
@@ -413,3 +415,32 @@ def test_one_process_writes_while_others_search(tmp_path: Path) -> None:
     finally:
         writer.join(30)
     assert writer.exitcode == 0
+
+
+# Made again.
+
+
+@pytest.mark.parametrize("how", ["deleted", "spoilt"])
+def test_words_lost_under_the_follower_are_found_again(tmp_path: Path, how: str) -> None:
+    """Also when the first that meets the loss is an exchange that is added."""
+    shelf = Shelf(tmp_path)
+    for second in range(3):
+        shelf.put(whole(HOUR + second, body=f'{{"a":"alpha{second}"}}'.encode()))
+    with closing(Follower(tmp_path)) as follower:
+        while follower.step():
+            pass
+        path = tmp_path / INDEX / FILE
+        for each in (path, path.with_name(f"{FILE}-wal")):
+            if how == "deleted":
+                each.unlink()
+            else:
+                each.write_bytes(b"\xa5" * 50_000)
+        follower.close()
+        shelf.put(whole(HOUR + 9, body=b'{"a":"alpha9"}'))
+
+        def all_there() -> bool:
+            follower.step()
+            with closing(Words(tmp_path / INDEX, readonly=True)) as reader:
+                return len(ids(reader, "alpha*")) == 4
+
+        until(all_there, seconds=40)
