@@ -22,7 +22,7 @@ from archive.pack import Refused, Repacked
 from archive.pack import pack as pack_hour
 from archive.pack import unpack as unpack_hour
 from gateway import __version__
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line
 from gateway.values import show_bytes
 
@@ -124,6 +124,7 @@ def _do(
     if dry_run:
         _plan(chosen, word, as_json)
         return
+    own_folder(folder)
     done: list[Repacked] = []
     refused = 0
     try:

@@ -20,7 +20,7 @@ from archive.reader import Reader
 from archive.report import counted
 from archive.seal import closed_hours, left_out, seal_hour
 from gateway import __version__
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line
 
 _LARGEST = 1 << 30
@@ -44,6 +44,7 @@ def seal(key: Path | None, as_json: bool, **flags: Any) -> None:
       verbatim seal --archive /mnt/backup/archive --key seal.key
     """
     settings = read_settings(flags, exists="seal")
+    own_folder(settings.archive)
     try:
         signer = None if (file := key or settings.seal_key) is None else load_key(file)
         hours = closed_hours(settings.archive, time.time())
