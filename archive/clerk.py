@@ -75,10 +75,11 @@ class Clerk:
         """Have these lines on the disk when it returns. Raises OSError: nothing may be removed yet, and lines that did go in are for the
         next to carry out.
         """
-        if not self._id:
-            self._id = new_id(int(now * 1000))
-            lines = [self._open(now), *lines]
-        self._write(now, lines)
+        if self._seq:
+            self._write(now, lines)
+            return
+        self._id = new_id(int(now * 1000))
+        self._write(now, [self._open(now), *lines])
 
     def close(self, now: float) -> None:
         """The removal is over. Raises OSError."""

@@ -16,9 +16,10 @@ from typing import Final
 from urllib.parse import quote
 
 from archive.follow import Follower
-from archive.tables import CATALOG, index_folder, throw_away
+from archive.tables import CATALOG, index_folder
+from archive.tables import throw_away as throw_away_catalog
 
-__all__ = ["drop_words", "forget"]
+__all__ = ["drop_words", "forget", "throw_away"]
 
 _PATIENCE: Final = 20.0
 """Seconds in which the catalog can follow: it begins with what was replaced, an hour a step."""
@@ -44,7 +45,13 @@ def forget(folder: Path, ids: Collection[bytes], *, patience: float = _PATIENCE)
                 return
             if not follower.follows:
                 time.sleep(_LOOK)
-    throw_away(index)
+    throw_away(folder)
+
+
+def throw_away(folder: Path) -> None:
+    """Remove catalog and words of `folder`. Whoever follows it makes them anew. Raises OSError."""
+    index = index_folder(folder)
+    throw_away_catalog(index)
     drop_words(index, keep=())
 
 

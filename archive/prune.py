@@ -63,7 +63,14 @@ def carry_out(
     why = "; ".join(dict.fromkeys(each.why for each in doomed))
     entries = _entries(folder, doomed)
     parts = [entries[at : at + _LINES] for at in range(0, len(entries), _LINES)]
-    clerk.tell(now, [partial(prune_line, at=now, by=by, why=why, segments=part) for part in parts])
+    lines = [partial(prune_line, at=now, by=by, why=why, segments=part) for part in parts]
+    try:
+        clerk.tell(now, lines)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        derived.throw_away(folder)  # a full disk is when room is needed most; a catalog can be made again
+        clerk.tell(now, lines)
     freed = 0
     for each in doomed:
         if stopping():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rig_removal
+from rig_archive import filled, mounted
 from rig_removal import NOW
 from samples import HOUR, Shelf, whole
 
@@ -216,3 +218,26 @@ def test_whole_archives_stay_complete_as_their_hours_go(tmp_path: Path, sealed: 
         assert report.complete, report.sentence
         assert not report.gone
     assert len(segments(shelf.folder)) == 3
+
+
+def test_a_full_disk_is_made_room_on(tmp_path: Path) -> None:
+    """Not even the line that tells of it fits: what can be made again goes first."""
+    with mounted(tmp_path / "disk", "512k") as disk:
+        shelf = Shelf(disk / "archive")
+        shelf.put(whole(HOUR + 1, body=os.urandom(20_000).hex().encode()))
+        shelf.put(whole(HOUR + 3601))
+        now = HOUR + 7300
+        filled(disk)
+        with pytest.raises(OSError, match="No space left"):
+            carry_out(shelf.folder, now=now, keep_bytes=1)
+        assert len(segments(shelf.folder)) == 2
+        (disk / "filler").unlink()
+        (shelf.folder / INDEX).mkdir()
+        (shelf.folder / INDEX / "catalog.sqlite").write_bytes(bytes(50_000))
+        filled(disk)
+        assert carry_out(shelf.folder, now=now, keep_bytes=1)
+        assert [path.name for path in segments(shelf.folder)] == ["2026-11-19T12.jsonl.gz"]
+        assert [it["segment"] for it in pruned(shelf.folder)] == ["2026-11-19T10", "2026-11-19T11"]
+        removals = Removals(shelf.folder)
+        removals.refresh()
+        assert not removals.unfinished()
