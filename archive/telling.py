@@ -185,7 +185,7 @@ class Telling:
                     self._db.execute("UPDATE exchange SET worded = ? WHERE id = ?", (worded, name))
                     did = True
         self._due = time.monotonic() + _AGAIN
-        return did or self._words.tidy()
+        return did
 
     def _is_gone(self, writer: int, places: Places) -> bool:
         return self._writers.gone(self._names.text(writer).decode("utf-8", "surrogatepass"), last=places[-1])
