@@ -98,16 +98,15 @@ class Chain:
 
     def gone(self) -> Iterator[Gone]:
         """Hours that were sealed and are not there, and that no prune line tells of."""
-        sealed = {link.hour for link in self._links}
         for link in self._links:
             if link.hour not in self._segments and link.hour not in self._pruned:
                 records = link.seal.records if link.seal is not None else None
                 yield Gone(link.hour, records, "its seal is there and its records are not")
+        there = {link.hour for link in self._links} | self._segments.keys()
         for link in self._links:
             named = link.seal.previous if link.seal is not None else None
-            if named is None or named.segment in sealed or named.segment in self._segments or self._told(named):
-                continue
-            yield Gone(named.segment, None, f"the seal of {link.hour} names it, and neither it nor its seal is there")
+            if named is not None and named.segment < link.hour and named.segment not in there and not self._told(named):
+                yield Gone(named.segment, None, f"the seal of {link.hour} names it, and neither it nor its seal is there")
 
     def _told(self, named: Previous) -> bool:
         return self._pruned.get(named.segment) == named.sha256

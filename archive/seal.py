@@ -6,6 +6,7 @@ A seal is made under the segment's lock and never changed. Whether an archive st
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import stat
 from dataclasses import replace
@@ -74,11 +75,18 @@ def seal_bytes(folder: Path, hour: str) -> bytes | None:
         fd = os.open(seal_path(folder, hour), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with open(fd, "rb") as file:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedSeal("it is a symbolic link") from None
+        raise
+    try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST:
             raise DamagedSeal("it is no regular file of a seal's size")
-        return file.read()
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
 
 
 # Making.

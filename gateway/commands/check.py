@@ -82,7 +82,7 @@ def _details(report: Report) -> Iterator[str]:
             yield f"open      writer {writer.id}, last heard of at {writer.until}: still at work, or killed with what it had queued"
     if report.set_aside:
         held = counted(sum(each.bytes for each in report.set_aside), "byte")
-        yield f"aside     {held} in {counted(len(report.set_aside), 'file')} of {report.set_aside[0].file.parent}: torn ends that crashes left"
+        yield f"aside     {held} in {counted(len(report.set_aside), 'file')} of quarantine: torn ends that crashes left"
     if report.strangers:
         yield f"strangers {counted(len(report.strangers), 'name')} that no writer makes, not looked at: {', '.join(report.strangers)}"
 

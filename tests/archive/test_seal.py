@@ -25,10 +25,12 @@ from samples import HOUR, Shelf, whole
 
 from archive import seal as sealing
 from archive.errors import DamagedSeal, NotFound, Unsealable
-from archive.folder import QUARANTINE, hour_of, seal_path
+from archive.folder import QUARANTINE, hour_of, seal_path, strangers
 from archive.merkle import leaf_hash, root_of
 from archive.record import id_text
 from archive.seal import Previous, Seal, SealedWriter, closed_hours, left_out, read_seal, seal_hour, sealed_hours
+from archive.segment import Appender
+from archive.verify import verify
 
 TEN, ELEVEN, TWELVE = "2026-11-19T10", "2026-11-19T11", "2026-11-19T12"
 LATER = HOUR + 9 * 3600
@@ -167,7 +169,7 @@ def test_what_cannot_be_sealed_is_told(shelf: Shelf) -> None:
         seal(shelf, TEN)
     seal_path(shelf.folder, TEN).unlink()
     seal_path(shelf.folder, TEN).symlink_to("elsewhere")
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+    with pytest.raises(DamagedSeal, match="symbolic link"):
         seal(shelf, TEN)
 
 
@@ -196,19 +198,62 @@ def test_a_seal_of_another_hour_is_refused(shelf: Shelf) -> None:
 CUT_SHORT = """
 import os, signal, sys
 from pathlib import Path
-from archive.seal import seal_hour
-os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-seal_hour(Path(sys.argv[1]), sys.argv[2], now=0.0, version="killed")
+from archive import seal
+where, real = getattr(seal, sys.argv[3], None) or getattr(os, sys.argv[3]), os.rename
+def killed(*arguments):
+    if sys.argv[4] == "after":
+        where(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(seal if hasattr(seal, sys.argv[3]) else os, sys.argv[3], killed)
+seal.seal_hour(Path(sys.argv[1]), sys.argv[2], now=0.0, version="killed")
 """
 
 
-def test_a_crash_while_sealing_leaves_no_seal_and_the_next_run_makes_it(shelf: Shelf) -> None:
-    done = subprocess.run([sys.executable, "-c", CUT_SHORT, shelf.folder, TEN], env=clean_environment(), cwd=ROOT, timeout=30, check=False)
+@pytest.mark.parametrize(("call", "when"), [("fsync", "before"), ("rename", "before"), ("rename", "after"), ("sync_folder", "after")])
+def test_a_crash_while_sealing_leaves_no_seal_and_the_next_run_makes_it(shelf: Shelf, call: str, when: str) -> None:
+    """Or the seal has its name already: then it is whole, and stays."""
+    command = [sys.executable, "-c", CUT_SHORT, shelf.folder, TEN, call, when]
+    done = subprocess.run(command, env=clean_environment(), cwd=ROOT, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert (shelf.folder / f".{TEN}.seal.json.new").exists()
-    assert closed_hours(shelf.folder, LATER)[0] == TEN
-    assert seal(shelf).verbatim == "1.2"
+    left = (shelf.folder / f".{TEN}.seal.json.new").exists()
+    assert left == (read_seal(shelf.folder, TEN) is None) == (when == "before")
+    assert closed_hours(shelf.folder, LATER)[0] == (TEN if left else ELEVEN)
+    assert seal(shelf).verbatim == ("1.2" if left else "killed")
     assert not (shelf.folder / f".{TEN}.seal.json.new").exists()
+    assert strangers(shelf.folder) == []
+
+
+def test_a_writer_that_is_late_goes_on_behind_the_seal(shelf: Shelf) -> None:
+    """What it writes into the hour before the seal is in the seal, what comes after is in a later hour; none of it is lost."""
+    for hour in (ELEVEN, TWELVE):
+        (shelf.folder / f"{hour}.jsonl.gz").unlink()
+    writer = Shelf(shelf.folder.parent / "aside", writer=bytes(range(16)))
+    writer.open()
+    opened = (writer.folder / f"{TEN}.jsonl.gz").read_bytes()
+    begun = threading.Event()
+    appender = Appender(shelf.folder)
+
+    def write() -> None:
+        appender.append([opened], HOUR + 3599)
+        begun.set()
+        after = 0
+        while after < 20:
+            after += seal_path(shelf.folder, TEN).exists()
+            assert appender.append([writer.pack(whole(HOUR + 3599))], HOUR + 3599).count == 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert begun.wait(20)
+        made = seal(shelf)
+    finally:
+        thread.join()
+        appender.close()
+    report = verify([shelf.folder])
+    assert report.complete
+    assert [(hour.sealed, hour.as_sealed) for hour in report.hours] == [(True, True), (False, None)]
+    assert report.hours[0].records == made.records
+    assert report.members == 4 + writer.seq
 
 
 def seal_them(folder: Path, gate: multiprocessing.synchronize.Barrier, version: str) -> None:
