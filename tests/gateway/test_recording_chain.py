@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -104,7 +105,7 @@ class Load:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.running.port)
                 try:
                     while not self.stop and await self._ask(reader, writer, chance):
-                        await asyncio.sleep(self.pause)
+                        pass
                 finally:
                     writer.close()
                     await writer.wait_closed()
@@ -130,6 +131,7 @@ class Load:
         assert body.endswith(nonce.encode()), "an answer that belongs to somebody else"
         self.took.append(time.perf_counter() - began)
         self.answered.add(nonce)
+        await asyncio.sleep(self.pause)
         return True
 
 
@@ -502,6 +504,38 @@ async def test_a_disk_that_stalls_holds_nobody_back_and_memory_stays_bounded(tmp
     print(note)
     counts = {"trials": 1, "acknowledged": len(kept), "injected": lost}
     account(f"disk stalled for {stall:g} s below the gateway", counts, time.monotonic() - began, note)
+
+
+async def test_a_gateway_out_of_descriptors_answers_so_and_goes_on_recording(tmp_path: Path) -> None:
+    async with Origin() as origin, gateway(tmp_path, {"up": origin.url}, **SMALL) as running:
+        pid = running.process.process.pid
+        asking = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
+        for number, (reader, writer) in enumerate(asking):
+            assert (await ask(reader, writer, f"before{number}")).startswith(b"HTTP/1.1 200")
+        most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+        idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(10)]
+        origin.pause = 0.2  # so that they cannot take turns with the one connection to it that is there
+        heads = await asyncio.gather(*(ask(reader, writer, f"during{number}") for number, (reader, writer) in enumerate(asking)))
+        assert sorted(head[9:12] for head in heads) == [b"200", b"502", b"502"]
+        for _, writer in (*idle, *asking):
+            writer.close()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"{running.url}/up/after")).text.endswith("after")
+        await running.process.stop()
+        ends = {exchange.request["target"][4:]: exchange.end for exchange in archive_lines(running.archive)}
+        assert sorted(ends) == ["after", "before0", "before1", "before2", "during0", "during1", "during2"]
+        assert sum(end is not None and end["reason"] == "complete" for end in ends.values()) == 5
+        report = verify([running.archive])
+        assert (report.complete, killed(report)) == (True, 0)
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, nonce: str) -> bytes:
+    """The answer's head; its body is read."""
+    writer.write(b"GET /up/%b HTTP/1.1\r\nHost: a\r\n\r\n" % nonce.encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")))
+    return head
 
 
 def percentile(seconds: list[float], which: float = 0.99) -> float:
