@@ -1,8 +1,8 @@
 """Search over simulated traffic: how fast it is indexed, how large the index is, how long a page of 50 takes.
 
-`python tests/bench/search.py [--megabytes N] [--traffic agents|unique]`. Makes an archive of N MB of lines in a temporary folder, follows
-it as the viewer does, and searches it through the reader, so each figure is what a page waits for: candidates from the index, each
-confirmed on its record. `find` is the index alone. One process, so on a busy machine look at CPU seconds.
+`python tests/bench/search.py [--megabytes N] [--traffic agents|unique] [--rounds N]`. Makes an archive of N MB of lines in a temporary
+folder, follows it as the viewer does, and searches it through the reader, so each figure is what a page waits for: candidates from the
+index, each confirmed on its record. `find` is the index alone. One process, so on a busy machine look at CPU seconds.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from archive.reader import Reader
 from archive.words import Query, Words
 
 PAGE = 50
-ROUNDS = 100
-"""Searches of each kind, each for another word."""
 
 
 @dataclass(slots=True)
@@ -48,11 +46,11 @@ class Figures:
     finds: dict[str, list[float]] = field(default_factory=dict)
 
 
-def measure(folder: Path, megabytes: float, kind: str) -> Figures:
+def measure(folder: Path, megabytes: float, kind: str, rounds: int) -> Figures:
     """Make it, index it, search it."""
     expected = int(megabytes * 1e6 / (230_000 if kind == "agents" else 32_000)) + 10
     rng = Random(2)
-    numbers = rng.sample(range(expected), min(ROUNDS, expected // 2))
+    numbers = rng.sample(range(expected), min(rounds, expected // 2))
     planted = {number: f"zq{number}x" for number in numbers}
     per_second = expected / 3500
     if kind == "agents":
@@ -68,7 +66,7 @@ def measure(folder: Path, megabytes: float, kind: str) -> Figures:
     index = folder / INDEX
     figures.catalog = sum(path.stat().st_size for path in index.glob("catalog.sqlite*"))
     figures.words = sum(path.stat().st_size for path in index.glob("words-*"))
-    searches = _searches(list(planted.values()))
+    searches = _searches(list(planted.values()), rounds)
     reader = Reader(folder)
     reader.refresh()
     for what, asked in searches.items():
@@ -80,20 +78,20 @@ def measure(folder: Path, megabytes: float, kind: str) -> Figures:
     return figures
 
 
-def _searches(rare: list[str]) -> dict[str, list[str]]:
+def _searches(rare: list[str], rounds: int) -> dict[str, list[str]]:
     """What is searched for, by kind."""
     tongue, rng = language(), Random(3)
-    common = tongue.words[:ROUNDS]
-    middling = tongue.words[1000 : 1000 + 20 * ROUNDS : 20]
+    common = tongue.words[:rounds]
+    middling = tongue.words[1000 : 1000 + 20 * rounds : 20]
     return {
         "a word that one exchange or session says": rare,
         "one of the 100 most frequent words": common,
         "a word of middling frequency": middling,
         "two words of middling frequency": [f"{a} {b}" for a, b in zip(middling, reversed(middling), strict=True)],
         "a frequent and a rare one": [f"{a} {b}" for a, b in zip(common, rare, strict=False)],
-        "a phrase of three words": [f'"{" ".join(rng.choice(tongue.phrases).split()[:3]).strip(",.")}"' for _ in range(ROUNDS)],
+        "a phrase of three words": [f'"{" ".join(rng.choice(tongue.phrases).split()[:3]).strip(",.")}"' for _ in range(rounds)],
         "a word nobody says": [f"{word}xq" for word in middling],
-        "a beginning of four letters": [f"{word[:4]}*" for word in tongue.words[6000 : 6000 + ROUNDS]],
+        "a beginning of four letters": [f"{word[:4]}*" for word in tongue.words[6000 : 6000 + rounds]],
     }
 
 
@@ -122,11 +120,12 @@ def _tidied(index: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=200)
+    parser.add_argument("--rounds", type=int, default=100, help="searches of each kind, each for another word")
     parser.add_argument("--traffic", choices=["agents", "unique"], action="append")
     chosen = parser.parse_args()
     for kind in chosen.traffic or ["agents", "unique"]:
         with tempfile.TemporaryDirectory() as folder:
-            report(kind, measure(Path(folder), chosen.megabytes, kind))
+            report(kind, measure(Path(folder), chosen.megabytes, kind, chosen.rounds))
 
 
 def report(kind: str, it: Figures) -> None:
