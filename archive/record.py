@@ -178,7 +178,9 @@ class Message:
 
 @dataclass(slots=True)
 class Timing:
-    """Milliseconds since the exchange began. `marks`: [offset in the response's wire body, ms] for each chunk that arrived."""
+    """Milliseconds since the exchange began. `marks`: [offset in the response's wire body, ms] for each chunk that arrived; a stream has
+    hundreds, so they are written as they are: the producer rounds them to the microsecond.
+    """
 
     ttfb_ms: float | None = None
     duration_ms: float | None = None
