@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from archive.report import Damaged, Numbers, Report, counted
 from archive.verify import verify as check
 from gateway.commands.options import WrongInput, read_settings, settings_options
 from gateway.logs import one_line
+
+SHOWN: Final = 100
+"""Lines of one kind that are printed."""
 
 MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 
@@ -50,9 +54,22 @@ def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))
     else:
-        for line in (report.sentence, *_details(report), *_seals(report, key)):
+        for line in (report.sentence, *_shown(_details(report)), *_seals(report, key)):
             click.echo(one_line(line))
     sys.exit(0 if report.complete else 1)
+
+
+def _shown(lines: Iterable[str]) -> Iterator[str]:
+    """The first of each kind; an archive may have lost much."""
+    kinds = Counter[str]()
+    for line in lines:
+        kind = line.split(maxsplit=1)[0]
+        kinds[kind] += 1
+        if kinds[kind] <= SHOWN:
+            yield line
+    for kind, number in kinds.items():
+        if number > SHOWN:
+            yield f"{kind:<9} {number - SHOWN:,} further: --json tells of them"
 
 
 def _details(report: Report) -> Iterator[str]:

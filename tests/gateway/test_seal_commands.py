@@ -195,3 +195,15 @@ def test_verify_holds_an_archive_against_a_head_kept_elsewhere(shelf: Shelf) -> 
         path.unlink()
     assert run("verify", shelf.folder).exit_code == 0
     assert run("verify", shelf.folder, "--head", head).exit_code == 1
+
+
+def test_verify_prints_the_first_of_many_and_counts_the_rest(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "archive")
+    shelf.open()
+    for at in range(120):
+        shelf.raw(b"garbage")
+        shelf.put(whole(HOUR + at))
+    lines = run("verify", shelf.folder).output.splitlines()
+    assert lines[0].startswith("damaged: 120 places, the first in ")
+    assert sum(line.startswith("damaged   ") for line in lines) == 101
+    assert "damaged   20 further: --json tells of them" in lines
