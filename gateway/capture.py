@@ -114,9 +114,7 @@ class _Side:
         self.ended = False
 
     def add(self, payload: list[bytes], limit: int) -> int:
-        size = 0
-        for piece in payload:
-            size += len(piece)
+        size = len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
         room = limit - self.kept
         if size <= room:
             self.chunks += payload
@@ -239,11 +237,12 @@ class Capture:
         side = self._response_body
         assert side is not None
         marks = self._timing.marks
+        weight = PIECE * len(payload)
         if len(marks) < MAX_MARKS:
             marks.append((side.size, _ms(now - self._started)))
-            self._weight += MARK
+            weight += MARK
+        self._weight += weight
         self._gathered += side.add(payload, self._limits.max_body)
-        self._weight += PIECE * len(payload)
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
 

@@ -296,13 +296,17 @@ class Player:
             self._lost(b"", len(tape), "what the relay told could not be read", None)
             return
         self._unweighed += len(tape)
+        captures = self._captures
         for event in events:
-            if event[0] == LOST:
+            kind = event[0]
+            if kind == LOST:
                 self._give_up(*event[1:])
                 continue
-            capture = self._captures.get(event[1])
+            capture = captures.get(event[1])
             try:
-                if event[0] == OPEN:
+                if kind == RESPONSE_DATA and capture is not None:  # most events are a stream's
+                    capture.response_data(event[2], event[3])
+                elif kind == OPEN:
                     self._open(*event[1:])
                 elif capture is not None:
                     self._replay(capture, event)
@@ -312,9 +316,7 @@ class Player:
 
     def _replay(self, capture: Capture, event: tuple[Any, ...]) -> None:
         kind = event[0]
-        if kind == RESPONSE_DATA:
-            capture.response_data(event[2], event[3])
-        elif kind == REQUEST_DATA:
+        if kind == REQUEST_DATA:
             capture.request_data(event[2], event[3])
         elif kind == FRAMES:
             capture.frames(*event[2:])

@@ -36,8 +36,8 @@ AHEAD = 512
 BATCH_BYTES = 4 << 20
 WARM_UP = 0.3
 """Of the time measured, beforehand: memory touched for the first time is slow, in a virtual machine ten times over."""
-WRITTEN = 256 << 20
-"""More than is written to the disk in any of these measurements."""
+WRITTEN = 160 << 20
+"""More than is written to the disk in a second."""
 ID = bytes(16)
 
 Figures = dict[str, float]
@@ -152,7 +152,7 @@ def main() -> None:
     memory.tune()  # as the keeper does
     with tempfile.TemporaryDirectory(prefix="verbatim-bench-") as name:
         folder = Path(name)
-        warm(folder, WRITTEN)
+        warm(folder, round(WRITTEN * options.seconds))
         figures = (ours if options.like == "ours" else theirs)(folder, options.size, options.seconds)
         if options.stages:
             figures |= stages(folder / "stages", options.size, options.seconds / 2)
