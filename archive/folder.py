@@ -5,9 +5,11 @@ An hour (UTC) is one segment in one of two forms: plain (gzip members, appended 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,7 @@ __all__ = [
     "segments",
     "strangers",
     "sync_folder",
+    "sync_name",
 ]
 
 PLAIN: Final = ".jsonl.gz"
@@ -44,6 +47,9 @@ QUARANTINE: Final = "quarantine"
 """The folder beside the segments for bytes that recovery set aside."""
 INDEX: Final = "index"
 """The folder beside the segments for what is derived from them: it may be deleted, and is then made again."""
+
+_CANNOT_SYNC_NAMES: Final = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that know no such thing, mostly those of other machines: there names are theirs to keep."""
 
 
 def segment_name(unix_seconds: float) -> str:
@@ -141,7 +147,7 @@ def make_folder(folder: Path) -> None:
                 raise
         else:
             each.chmod(0o700)
-            sync_folder(each / "..")
+            sync_name(each)
 
 
 def sync_folder(folder: Path) -> None:
@@ -149,5 +155,16 @@ def sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_NAMES:
+            raise
     finally:
         os.close(fd)
+
+
+def sync_name(folder: Path) -> None:
+    """Have the name of `folder` itself on the disk, as far as the folder above lets us: one that may not be read cannot be synced. Raises
+    OSError.
+    """
+    with suppress(PermissionError):
+        sync_folder(folder / "..")

@@ -28,6 +28,7 @@ from archive.folder import (
     segment_name,
     segments,
     sync_folder,
+    sync_name,
 )
 from archive.recovery import Span, rewritten, set_aside, survey
 
@@ -174,7 +175,7 @@ class Appender:
 
     def _sync_names(self) -> None:
         sync_folder(self._folder)
-        sync_folder(self._folder / "..")  # another writer may have made the folder a moment ago
+        sync_name(self._folder)  # another writer may have made the folder a moment ago
         self._new_names = False
 
     def close(self) -> None:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from archive.folder import INDEX, QUARANTINE, SEGMENT_NAME, hour_of, seal_path, segments, strangers
+import pytest
+
+from archive.folder import (
+    INDEX,
+    QUARANTINE,
+    SEGMENT_NAME,
+    hour_after,
+    hour_of,
+    is_sealed,
+    make_folder,
+    newest_sealed,
+    seal_path,
+    segments,
+    strangers,
+    sync_folder,
+)
 
 
 def test_only_names_of_the_strict_pattern_are_segments(tmp_path: Path) -> None:
@@ -46,3 +63,29 @@ def test_strangers_are_what_no_writer_of_ours_makes(tmp_path: Path) -> None:
 def test_an_hour_is_the_beginning_of_its_names(tmp_path: Path) -> None:
     assert hour_of("2026-11-20T10.jsonl.zst") == "2026-11-20T10"
     assert hour_of(seal_path(tmp_path, "2026-11-20T10").name) == "2026-11-20T10"
+    assert [hour_after(hour) for hour in ("2026-02-28T23", "2026-03-29T01")] == ["2026-03-01T00", "2026-03-29T02"]
+
+
+def test_an_hour_is_sealed_when_its_seal_is_a_file(tmp_path: Path) -> None:
+    assert (newest_sealed(tmp_path), newest_sealed(tmp_path / "nowhere")) == ("", "")
+    for name in ("2026-11-20T01.seal.json", "2026-11-20T00.jsonl.zst", "2026-11-20T05.jsonl.gz", "x.seal.json"):
+        (tmp_path / name).touch()
+    seal_path(tmp_path, "2026-11-20T07").symlink_to(tmp_path / "x.seal.json")
+    assert newest_sealed(tmp_path) == "2026-11-20T01"
+    assert [is_sealed(tmp_path, f"2026-11-20T0{number}") for number in range(9)] == [False, True, *[False] * 7]
+
+
+@pytest.mark.parametrize(("error", "matters"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, matters: bool
+) -> None:
+    def fsync(fd: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if not matters:
+        make_folder(tmp_path / "a" / "b")
+        sync_folder(tmp_path / "a")
+    else:
+        with pytest.raises(OSError, match="Input/output"):
+            make_folder(tmp_path / "a" / "b")

@@ -58,6 +58,7 @@ def somebody_elses(folder: Path) -> dict[str, int]:
         os.setresuid(NOBODY, NOBODY, NOBODY)
 
     os.chown(folder, NOBODY, NOBODY)
+    folder.chmod(0o300)  # the folder above may be written to and not be read
     child = Child(Path("archive"), SIZES, prepare=prepare, queue_records=10)
     archive = folder / "archive"
     return play(archive, child, lambda: archive.chmod(0), lambda: archive.chmod(0o700))
