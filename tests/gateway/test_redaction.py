@@ -437,8 +437,23 @@ def test_changing_a_rule_changes_the_hash(monkeypatch: pytest.MonkeyPatch) -> No
             assert redaction._rules_hash() != RULES_HASH
 
 
-def test_inventing_names_fills_no_memory() -> None:
-    redact_headers([(b"x-name-%d" % number, b"v") for number in range(10_000)], "x")
+def test_inventing_names_or_values_fills_no_memory() -> None:
+    for _ in range(2):
+        redact_headers([(b"x-name-%d" % number, b"v") for number in range(10_000)], "x")
+    redact_headers([(b"x-name", b"%d" % number) for number in range(10_000)], "x")
     assert len(redaction._classified) <= redaction._CACHE_LIMIT
-    redact_headers([(b"x" * 1000, b"v")], "x")
+    assert 0 < len(redaction._looked_at) <= redaction._CACHE_LIMIT
+    for _ in range(2):
+        redact_headers([(b"x" * 1000, b"v"), (b"x-name", b"v" * 1000)], "x")
     assert max(map(len, redaction._classified)) <= redaction._CACHED_NAME_LIMIT
+    assert max(len(part) for header in redaction._looked_at for part in header) <= redaction._CACHED_NAME_LIMIT
+
+
+def test_a_value_in_which_something_is_found_is_looked_at_every_time() -> None:
+    headers = [(b"x-plain", b"nothing here"), (b"x-other", KEYS[0].encode()), (b"x-again", b"Bearer [redacted]")]
+    first = redact_headers(headers, "request.headers")
+    for _ in range(3):
+        assert redact_headers(headers, "request.headers") == first
+    assert (b"x-plain", b"nothing here") in redaction._looked_at
+    assert {name for name, _ in redaction._looked_at}.isdisjoint({b"x-other", b"x-again"})
+    assert [one.where for one in first[1]] == ["request.headers.x-other", "request.headers.x-again"]
