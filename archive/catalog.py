@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,8 @@ __all__ = ["DAY_MS", "FIELDS", "Catalog", "Covered", "Names", "Note", "Row", "da
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 DAY_MS: Final = 86_400_000
+_REST: Final = 10.0
+"""Seconds for which a damaged file is not looked at again: each answer would be made twice."""
 _INTERNED: Final = frozenset({"writer", "route", "method", "origin", "end"})
 _TEXTS: Final = frozenset({"client", "session", "target"})
 """A client's own words: they stand in their row, so that they go with it when it is forgotten."""
@@ -155,7 +158,7 @@ class Catalog:
         self._db: sqlite3.Connection | None = None
         self._names: Names | None = None
         self._opened: tuple[int, int, object] | None = None
-        self._condemned: tuple[int, int, object] | None = None
+        self._rests_until = 0.0
         self._serial = -1
         self._covered: dict[str, Covered] = {}
 
@@ -166,7 +169,7 @@ class Catalog:
         if state is None or state != self._opened:
             self.close()
             self._opened = state
-            if state is None or (self._condemned or (0, 0))[:2] == state[:2] or (db := open_for_reading(path)) is None:
+            if state is None or time.monotonic() < self._rests_until or (db := open_for_reading(path)) is None:
                 self._opened = None
                 return False
             self._db, self._names = db, Names(db)
@@ -191,8 +194,9 @@ class Catalog:
         self._db, self._names, self._opened, self._serial, self._covered = None, None, None, -1, {}
 
     def give_up(self, error: sqlite3.Error) -> None:
-        """It raised `error`: when that is the file's fault, it is not opened again until there is another."""
-        self._condemned = self._opened if broken(error) else None
+        """It raised `error`: when that is the file's fault, it is let rest until another may have been made."""
+        if broken(error):
+            self._rests_until = time.monotonic() + _REST
         self.close()
 
     def covered(self) -> dict[str, Covered]:
@@ -237,7 +241,9 @@ class Catalog:
             if not status.endswith("xx"):
                 conditions.append("status = ?")
                 values.append(int(status))
-        rows = self._each(f"SELECT id FROM exchange WHERE {' AND '.join(conditions)} ORDER BY id DESC", *values)  # noqa: S608 - ours
+        # Told which index to use: without statistics SQLite takes every row's status for equally rare.
+        index = "exchange_by_route" if status is None else "exchange_by_status"
+        rows = self._each(f"SELECT id FROM exchange INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY id DESC", *values)  # noqa: S608
         return (bytes(row[0]) for row in rows)
 
     def unworded(self, before: bytes | None, *, odd: bool = False) -> Iterator[bytes]:

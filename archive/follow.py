@@ -47,7 +47,7 @@ _POLL: Final = 0.2
 """Seconds between two looks for something new: a quarter of the lag that is allowed."""
 _RETRY: Final = 5.0
 """Seconds to wait when the disk refuses."""
-_COMPLAIN: Final = 60.0
+_COMPLAIN: Final = 600.0
 _SPARE: Final = 384 << 20
 """Free bytes below which nothing is added: recording goes on down to `min_free` (256 MiB unless set), what is derived stops before."""
 _READ: Final = 4 << 20
@@ -78,6 +78,8 @@ class Follower:
         self._ended: dict[str, State] = {}
         """Segments that were read to their end in this state, though it is no whole record."""
         self._listing: dict[str, State] = {}
+        self._dropped = False
+        """Rows were taken out that the log may still hold."""
         self._complained = -_COMPLAIN
         self.held_up = ""
         """Why the last step did nothing, when it is not that there was nothing to do."""
@@ -88,7 +90,7 @@ class Follower:
         return self._telling is not None
 
     def run(self, stopped: Event) -> None:
-        """Follow until `stopped` is set. Whatever the disk does is logged once a minute, and tried again."""
+        """Follow until `stopped` is set. Whatever the disk does is logged once in a while, and tried again."""
         with contextlib.closing(self):
             while not stopped.is_set():
                 wait = _POLL
@@ -104,40 +106,49 @@ class Follower:
         """One bounded piece of work; returns whether there is more to do at once. False, too, when another process follows, when there is
         no folder, and when the disk is nearly full. Raises OSError, sqlite3.Error; the catalog then is as it was before.
         """
-        if not self._ready():
-            return False
+        try:
+            return self._ready() and self._step()
+        except BaseException as error:
+            locked = self._lock >= 0
+            if locked and isinstance(error, sqlite3.Error) and broken(error):
+                _log.warning("the catalog %s was damaged (%s) and is made anew", self._index / CATALOG, error)
+                self._close_files()
+                throw_away(self._index)
+            self.close()  # what is in memory may not be what is on the disk
+            raise
+
+    def _step(self) -> bool:
         assert self._db is not None
         assert self._telling is not None
         assert self._words is not None
+        self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                did = self._work(self._telling, time.monotonic() + _STEP)
-                if did:
-                    self._words.commit()  # first: words of an exchange twice are words once, an exchange without its words is not found
-                    self._db.execute("UPDATE state SET serial = serial + 1")
-                    self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-        except BaseException as error:
-            index = self._index
-            self.close()  # what is in memory may not be what is on the disk
-            if isinstance(error, sqlite3.Error) and broken(error):
-                _log.warning("the catalog %s was damaged (%s) and is made anew", index / CATALOG, error)
-                throw_away(index)
-            raise
+            did = self._work(self._telling, time.monotonic() + _STEP)
+            if did:
+                self._words.commit()  # first: words of an exchange twice are words once, an exchange without its words is not found
+                self._db.execute("UPDATE state SET serial = serial + 1")
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        if self._dropped:
+            # What is no more is in no page of the file (secure_delete), but in the log's, until they are there and the log is empty.
+            self._dropped = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         return did
 
     def close(self) -> None:
         """Let go of all files and the lock. It may go on with `step`."""
+        self._close_files()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+    def _close_files(self) -> None:
         if self._words is not None:
             self._words.close()
         if self._db is not None:
             self._db.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock, self._db, self._words, self._telling = -1, None, None, None
+        self._db, self._words, self._telling = None, None, None
         self._known, self._vouched, self._ended = {}, {}, {}
 
     def progress(self) -> tuple[int, int]:
@@ -291,7 +302,7 @@ class Follower:
         anew = replace(covered, name=name, inode=self._listing[name][1], position=0, told=0, last=-1, tag=b"", chain=0, records=0)
         self._put(anew)
         with open_segment(self._folder, name) as handle:
-            self._hop_on(telling, handle, anew, self._listing[name], most=covered.records)
+            self._hop_on(telling, handle, anew, self._listing[name], moved=covered.records)
         if covered.told == covered.position and name in self._known:
             self._put(replace(self._known[name], told=self._known[name].position))
 
@@ -306,6 +317,7 @@ class Follower:
 
     def _drop(self, telling: Telling, covered: Covered, *, forgotten: bool) -> None:
         telling.dropped(covered, forgotten=forgotten)
+        self._dropped = True
         self._known.pop(covered.name, None)
         self._vouched.pop(covered.name, None)
         self._ended.pop(covered.name, None)
@@ -326,8 +338,9 @@ class Follower:
                 break
         return did
 
-    def _hop_on(self, telling: Telling, handle: Handle, covered: Covered | None, state: State, *, most: int = _HOP) -> bool:
-        """At most so many records further on in one segment. Returns whether anything is known that was not before."""
+    def _hop_on(self, telling: Telling, handle: Handle, covered: Covered | None, state: State, *, moved: int = 0) -> bool:
+        """Some records further on in one segment; with `moved` that many, whose exchanges are known. Returns whether anything is known that
+        was not before."""
         if handle.identity() != state[:2]:
             return False  # replaced since we listed it
         if covered is None:
@@ -345,21 +358,21 @@ class Follower:
                 damages += waiting
                 waiting.clear()
             found.append(each)
-            if len(found) == most:
+            if len(found) == (moved or _HOP):
                 break
         else:
             self._ended[covered.name] = state
         if not found and covered.name in self._known:
             return False
-        self._keep(telling, handle, covered, found, damages)
+        self._keep(telling, handle, covered, found, damages, moved=bool(moved))
         return True
 
-    def _keep(self, telling: Telling, handle: Handle, covered: Covered, found: list[Found], damages: list[Damage]) -> None:
+    def _keep(self, telling: Telling, handle: Handle, covered: Covered, found: list[Found], damages: list[Damage], *, moved: bool) -> None:
         assert self._db is not None
         key = covered.key
         rows = sorted([(tag.id, key, offset) for offset, tag in found if tag.part != SERVICE_PART])
         self._db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)", rows)
-        if covered.name != next(reversed(self._listing)) and any(it.told for it in self._known.values()):
+        if not moved and covered.name != next(reversed(self._listing)) and any(it.told for it in self._known.values()):
             # Parts behind others that were read already, perhaps: what the exchange is must be put together anew.
             self._db.executemany("INSERT OR IGNORE INTO again SELECT id FROM exchange WHERE id = ?", (row[:1] for row in rows))
         self._db.executemany(

@@ -56,7 +56,7 @@ CREATE TABLE exchange (
     status INTEGER, origin INTEGER, streamed INTEGER, websocket INTEGER, request_bytes INTEGER, response_bytes INTEGER,
     messages INTEGER, sent INTEGER, received INTEGER, ttfb REAL, duration REAL, end INTEGER, redactions INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX exchange_by_status ON exchange (status / 100, id);
+CREATE INDEX exchange_by_status ON exchange (status / 100, id, route, status);
 CREATE INDEX exchange_by_route ON exchange (route, id);
 CREATE INDEX exchange_unworded ON exchange (id) WHERE worded <> 1;
 CREATE TABLE name (key INTEGER PRIMARY KEY, text BLOB NOT NULL UNIQUE);
