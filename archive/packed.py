@@ -27,6 +27,8 @@ _PIECE: Final = 256 << 10
 _READ: Final = 64 << 10
 _SEARCH: Final = 1 << 20
 _HUGE_PAGE: Final = 2 << 20
+_PAGE: Final = 4096
+"""Where the disk cannot read, it is asked again so much farther on."""
 _CHUNKS: Final = 1 << 15
 """Chunks of one segment that are looked at: 2 TB of lines, or a chunk for every tenth of a second of its hour."""
 _WINDOW: Final = 1 << 27
@@ -318,7 +320,7 @@ class Packed:
                 if chunk is not None and chunk.base >= self._end and at + found + chunk.length <= size:
                     return Stored(self._fd, at + found, chunk)
                 found = data.find(MARK, found + 1)
-            at += max(1, len(data) - HEAD_LENGTH + 1)
+            at += len(data) - HEAD_LENGTH + 1 if len(data) >= HEAD_LENGTH else _PAGE
         return None
 
     def _try_read(self, length: int, at: int) -> bytes:

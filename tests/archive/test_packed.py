@@ -275,6 +275,42 @@ def test_pages_show_packed_hours_beside_the_newest(tmp_path: Path, monkeypatch: 
     assert [event.kind for event in reader.events()] == ["open", "close"]
 
 
+def test_what_the_disk_cannot_read_is_damage(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = both[1].read_bytes()
+    starts = chunks_of(data)
+    whole, _ = read_all(both[1])
+    second = read_head(data, starts[1])
+    assert second is not None
+    pread = os.pread
+    for at in (10, HEAD_LENGTH + 5, HEAD_LENGTH + second.table + 9):
+        bad = starts[1] + at
+
+        def fail(fd: int, length: int, offset: int, bad: int = bad) -> bytes:
+            if offset <= bad < offset + length:
+                raise OSError(errno.EIO, "Input/output error")
+            return pread(fd, length, offset)
+
+        monkeypatch.setattr(os, "pread", fail)
+        monkeypatch.setattr(archive.packed, "_SEARCH", 4096)
+        lines, damages = read_all(both[1])
+        monkeypatch.undo()
+        assert sum(each.length for each in damages) == second.raw
+        assert len(b"".join(lines)) == len(b"".join(whole)) - second.raw
+
+
+def test_a_file_that_is_cut_off_while_it_is_open_is_damage(
+    both: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / PACKED
+    path.write_bytes(both[1].read_bytes())
+    monkeypatch.setattr(archive.packed, "_frame", Frame())
+    with open_file(path) as handle:
+        first = found(handle)[0]
+        os.truncate(path, path.stat().st_size // 100)
+        with pytest.raises(DamagedMember, match="cut off"):
+            handle.line(first.offset, limit=first.tag.length)
+
+
 def test_a_machine_out_of_something_leaves_no_descriptor_open(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Packed, size: int) -> None:
         raise OSError(errno.ENOMEM, "none left")
