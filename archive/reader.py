@@ -179,19 +179,26 @@ class Reader:
     def _page(self, start: bytes | None, limit: int, chosen: _Chosen, files: Files) -> Page:
         entries: list[Entry] = []
         last = None
-        with closing(self._candidates(start, chosen)) as candidates:
+        wrong: set[bytes] = set()
+        with closing(self._candidates(start, chosen, wrong)) as candidates:
             for looked_at, name in enumerate(candidates):
                 if len(entries) >= limit or looked_at >= _SEARCHED:
                     return Page(entries, last)
                 last = id_text(name)
                 places = self._index.find(name)
                 summary = self._summary(name, places, files)
-                if summary.parts and chosen.fits(summary) and (chosen.query is None or _says(chosen.query, places, files)):
+                if not summary.parts or not chosen.fits(summary):
+                    continue
+                says = chosen.query is None or _says(chosen.query, places, files)
+                if says:
                     entries.append(self._entry(name, places, summary, files))
+                elif says is False:
+                    wrong.add(name)
         return Page(entries, None)
 
-    def _candidates(self, start: bytes | None, chosen: _Chosen) -> Generator[bytes, None, None]:
-        """Ids among which are all that are chosen, newest first: by catalog and words where these can tell, one by one where not."""
+    def _candidates(self, start: bytes | None, chosen: _Chosen, wrong: set[bytes]) -> Generator[bytes, None, None]:
+        """Ids among which are all that are chosen, newest first: by catalog and words where these can tell, one by one where not. Those
+        that turn out not to say what was asked for are put into `wrong`, so that others are not read for the same mistake."""
         catalog, query = self._now, chosen.query
         if catalog is None or not chosen.narrows:
             yield from self._index.walk(start)
@@ -202,7 +209,7 @@ class Reader:
             with closing(Words(index_folder(self._folder), readonly=True)) as words:
                 there = set(words.days())
                 lost = [catalog.worded(day, start) for day in catalog.handed_over() if day_text(day) not in there]
-                found = words.find(query, before=start)
+                found = words.find(query, before=start, wrong=wrong)
                 yield from unique(merge(found, *lost, catalog.unworded(start), self._index.walk_untold(start), reverse=True))
 
     def _find(self, digits: str, files: Files) -> tuple[Entry, Places]:
@@ -348,9 +355,10 @@ def _member(name: str, offset: int, files: Files) -> object:
         return None
 
 
-def _says(query: Query, places: Places, files: Files) -> bool:
-    """Whether the exchange says it. What cannot be read says nothing; `events` tells of the damage."""
-    return query.matches(each_text(read_all(places, files)))
+def _says(query: Query, places: Places, files: Files) -> bool | None:
+    """Whether the exchange says it; None when it does not, as far as it can be read: `events` tells of the damage."""
+    parts = read_all(places, files)
+    return query.matches(each_text(parts)) or (False if len(parts) == len(places) else None)
 
 
 def _open(entry: Entry, places: Places, files: Files, room: int) -> Exchange:

@@ -10,7 +10,7 @@ import sqlite3
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from heapq import merge
 from typing import Any, Final
 
@@ -33,23 +33,27 @@ _Runs = dict[int, list[tuple[int, int]]]
 """By strand: the stretches of exchanges, by number, that hold a term; ascending and apart."""
 
 
-def find(db: sqlite3.Connection, query: Query, before: bytes | None) -> Iterator[bytes]:
+def find(db: sqlite3.Connection, query: Query, before: bytes | None, wrong: Container[bytes] = ()) -> Iterator[bytes]:
     """Ids of exchanges that may hold all of `query`'s terms, newest first, each once; with `before` only those before it.
 
-    Raises sqlite3.Error, also while it is iterated over. What is committed meanwhile may be found or not.
+    Of one that turns out not to, the caller puts the id into `wrong` before asking for the next: what is wrong of a text is then known of
+    every exchange that says it. Raises sqlite3.Error, also while it is iterated over. What is committed meanwhile may be found or not.
     """
     exact: list[_Exact] = []
     others: list[_Exact | _Common] = []
+    phrases = [term for term in query.terms if len(term.words) > 1]
+    doubtful: _Common | None = None
     for term in sorted(query.terms, key=lambda it: not it.is_whole()):
         texts = _texts(db, term, _RARE + 1 if term.is_whole() else -1)
         if not texts:
             return
         if len(texts) <= _RARE:
             exact.append(_Exact(_runs_of(db, texts)))
-        elif term.is_whole():
-            others.append(_Common(db, _Windows(db, term)))
-        else:
-            others.append(_Common(db, _Flags(texts)))
+        if len(texts) > _RARE or phrases == [term]:
+            common = _Common(db, _Windows(db, term) if term.is_whole() else _Flags(texts))
+            others.append(common)
+            if phrases == [term]:
+                doubtful = common
     exact.sort(key=lambda it: it.size)
     few = exact.pop(0).runs if exact and len(exact[0].runs) <= _STRANDS else None
     rows = _newest(db, before or _ALL) if few is None else _merged(db, few, before or _ALL)
@@ -57,6 +61,8 @@ def find(db: sqlite3.Connection, query: Query, before: bytes | None) -> Iterator
     for name, strand, number in rows:
         if all(each.holds(strand, number) for each in others):
             yield name
+            if doubtful is not None and name in wrong:
+                doubtful.refute(strand, number)  # all other terms are single words, of which the index is sure
 
 
 def _texts(db: sqlite3.Connection, term: Term, limit: int) -> array[int]:
@@ -87,6 +93,8 @@ class _Common:
     def __init__(self, db: sqlite3.Connection, texts: _Windows | _Flags) -> None:
         self._db = db
         self._texts = texts
+        self._wrong: set[int] = set()
+        """Texts that hold the words but not as the term has them."""
         self._found: dict[int, tuple[int, int]] = {}
         """By strand, the last stretch that was found."""
         self._exact: dict[int, _Exact] = {}
@@ -96,24 +104,37 @@ class _Common:
         if strand in self._exact:
             return self._exact[strand].holds(strand, number)
         first, last = self._found.get(strand, (1, 0))
-        if first <= number <= last or number in self._texts:
+        if first <= number <= last or self._is_in(number):
             return True
-        rows = self._db.execute(
-            "SELECT text, first, ifnull(last, ?3) FROM link WHERE strand = ?1 AND text < ?2 AND first <= ?2 AND ifnull(last, ?2) >= ?2"
-            " ORDER BY text DESC",
-            (strand, number, _OPEN),
-        )
-        for text, since, until in rows:
-            if text in self._texts:
+        for text, since, until in self._said(strand, number):
+            if self._is_in(text):
                 self._found[strand] = (since, until)
                 return True
         self._exact[strand] = self._all_of(strand)
         return False
 
+    def refute(self, strand: int, number: int) -> None:
+        """That exchange does not hold the term after all, so none of its texts does."""
+        self._wrong.update(text for text, _, _ in self._said(strand, number) if text in self._texts)
+        self._wrong.add(number)
+        self._found.pop(strand, None)
+        self._exact.pop(strand, None)
+
+    def _is_in(self, text: int) -> bool:
+        return text in self._texts and text not in self._wrong
+
+    def _said(self, strand: int, number: int) -> Iterator[tuple[int, int, int]]:
+        """The texts of an exchange, the newest first, each with the stretch of exchanges that say it."""
+        return self._db.execute(
+            "SELECT text, first, ifnull(last, ?3) FROM link WHERE strand = ?1 AND text < ?2 AND first <= ?2 AND ifnull(last, ?2) >= ?2"
+            " ORDER BY text DESC",
+            (strand, number, _OPEN),
+        )
+
     def _all_of(self, strand: int) -> _Exact:
         linked = self._db.execute("SELECT text, first, ifnull(last, ?) FROM link WHERE strand = ?", (_OPEN, strand))
         own = self._db.execute("SELECT number, number, number FROM exchange WHERE strand = ?", (strand,))
-        runs = [(first, last) for rows in (linked, own) for text, first, last in rows if text in self._texts]
+        runs = [(first, last) for rows in (linked, own) for text, first, last in rows if self._is_in(text)]
         return _Exact(_joined({strand: runs} if runs else {}))
 
 

@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -116,23 +116,26 @@ class Words:
         for day in [*self._written, *self._read]:
             self._let_go(day)
 
-    def find(self, query: Query, *, before: bytes | None = None, days: Iterable[str] | None = None) -> Iterator[bytes]:
+    def find(
+        self, query: Query, *, before: bytes | None = None, days: Iterable[str] | None = None, wrong: Container[bytes] = ()
+    ) -> Iterator[bytes]:
         """Ids of exchanges that may say all that `query` asks for, newest first, each once, found as they are asked for; with `before`
         only older ones, with `days` only those of these days. Words of a day without a file, or with a damaged one, are not found.
 
-        May, because the index knows no order of words: compare with the record (`Query.matches`).
+        May, because the index knows no order of words: compare with the record (`Query.matches`), and put the id of one that does not
+        match into `wrong` before the next is asked for. Other exchanges are then left out for the same reason without being read.
         """
         chosen = set(days) if days is not None else None
         newest = _day_of(before) if before is not None else None
         for day in reversed(self._listed()):
             if (chosen is None or day in chosen) and (newest is None or day <= newest):
-                yield from self._find_in(day, query, before)
+                yield from self._find_in(day, query, before, wrong)
 
-    def _find_in(self, day: str, query: Query, before: bytes | None) -> Iterator[bytes]:
+    def _find_in(self, day: str, query: Query, before: bytes | None, wrong: Container[bytes]) -> Iterator[bytes]:
         try:
             db = self._reader(day)
             if db is not None:
-                yield from find(db, query, before)
+                yield from find(db, query, before, wrong)
         except sqlite3.Error as error:
             self._failed(day, error)
 

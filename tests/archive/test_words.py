@@ -176,6 +176,15 @@ def test_the_index_finds_what_looking_at_every_exchange_finds(
             patch.setattr(wordfind, "_WINDOW", window)
             candidates = numbers(words, query)
             assert all(a > b for a, b in pairwise(candidates))
+            wrong: set[bytes] = set()
+            right = []
+            for name in words.find(parsed_query, wrong=wrong):
+                number = (int.from_bytes(name, "big") >> 80) - int(HOUR * 1000)
+                if parsed_query.matches(exchanges[number]):
+                    right.append(number)
+                else:
+                    wrong.add(name)
+            assert right == expected
             assert [number for number in candidates if parsed_query.matches(exchanges[number])] == expected
             before = rng.randrange(len(exchanges))
             assert numbers(words, query, before=an_id(before)) == [number for number in candidates if number < before]
@@ -235,6 +244,26 @@ def test_a_first_page_of_a_word_that_is_everywhere_reads_little(tmp_path: Path, 
         found = words.find(Query.parse("gpt-4o assistant"))
         assert len(list(islice(found, 10))) == 10
         assert sum("BETWEEN" in each for each in asked) < 20, "it went through all texts for ten exchanges"
+
+
+def test_a_text_that_proved_wrong_is_not_read_again_with_the_next_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a phrase stand in a message of a hundred turns, but apart: one turn is read, not a hundred."""
+    exchanges = [[f"alpha and beta {'in between ' * 30}", f"turn {number} {'more ' * 50}"] for number in range(100)]
+    exchanges[30] = [f"at last beta alpha {'once ' * 60}", exchanges[30][0]]
+    query = Query.parse('"beta alpha"')
+    for rare in (2000, 0):
+        monkeypatch.setattr(wordfind, "_RARE", rare)
+        with closing(filled(tmp_path / str(rare), exchanges)) as words:
+            wrong: set[bytes] = set()
+            right = []
+            for name in words.find(query, wrong=wrong):
+                number = (int.from_bytes(name, "big") >> 80) - int(HOUR * 1000)
+                if query.matches(exchanges[number]):
+                    right.append(number)
+                else:
+                    wrong.add(name)
+            assert right == [30]
+            assert len(wrong) < 5
 
 
 # Files that are not as they should be.
