@@ -53,9 +53,7 @@ def make_key(path: Path) -> Key:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise BadKey(
-            f"{path} is there already, and a key is never overwritten; choose another name"
-        ) from None
+        raise BadKey(f"{path} is there already, and a key is never overwritten; choose another name") from None
     try:
         os.fchmod(fd, 0o600)
         written = os.write(fd, text)

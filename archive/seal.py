@@ -166,7 +166,7 @@ def _manifest(folder: Path, hour: str, now: float, version: str, previous: Previ
                 tally = tallies[each.writer] = _Tally(each.tag.seq)
             tally.add(each.tag.seq, each.kind)
     if walk.sha256 is None:
-        raise Unsealable(f"{hour} cannot be sealed: the disk cannot read all of it")
+        raise Unsealable(f"{hour} cannot be sealed: the disk cannot read all of it; save what can be read, and move the file away")
     return Seal(
         segment=hour,
         sealed_at=datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),

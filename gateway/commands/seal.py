@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from archive.clerk import alone
 from archive.errors import ArchiveError, BadKey, BadProof
 from archive.keys import load_key, make_key, public_key
 from archive.proof import check_proof as check
@@ -49,7 +50,8 @@ def seal(key: Path | None, as_json: bool, **flags: Any) -> None:
         signer = None if (file := key or settings.seal_key) is None else load_key(file)
         hours = closed_hours(settings.archive, time.time())
         for hour in hours:
-            made = seal_hour(settings.archive, hour, key=signer, now=time.time(), version=__version__)
+            with alone(settings.archive):
+                made = seal_hour(settings.archive, hour, key=signer, now=time.time(), version=__version__)
             if as_json:
                 click.echo(json.dumps({name: value for name, value in made.stated().items() if name != "v"}))
             else:

@@ -173,6 +173,13 @@ def test_what_cannot_be_sealed_is_told(shelf: Shelf) -> None:
         seal(shelf, TEN)
 
 
+def test_an_hour_that_the_disk_cannot_read_is_not_sealed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archive.walk._Bytes.finish", lambda self: None)
+    with pytest.raises(Unsealable, match="the disk cannot read all of it"):
+        seal(shelf)
+    assert read_seal(shelf.folder, TEN) is None
+
+
 def test_a_full_disk_leaves_no_half_a_seal(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

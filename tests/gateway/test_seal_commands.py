@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from commandline import verbatim
-from rig_seal import ELEVEN, TEN, TWELVE, filled, rewritten
+from rig_seal import ELEVEN, TEN, TWELVE, filled, forget, members, rewritten
 from samples import HOUR, Shelf, whole
 
+from archive import member
 from archive.folder import seal_path
+from archive.line import SERVICE_PART, gap_line
 from archive.record import id_text
 from gateway.cli import cli
 
@@ -207,3 +209,35 @@ def test_verify_prints_the_first_of_many_and_counts_the_rest(tmp_path: Path) -> 
     assert lines[0].startswith("damaged: 120 places, the first in ")
     assert sum(line.startswith("damaged   ") for line in lines) == 101
     assert "damaged   20 further: --json tells of them" in lines
+
+
+def test_verify_tells_of_losses_removals_and_writers(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "archive")
+    shelf.open()
+    path = shelf.put([whole(HOUR + at) for at in (1, 2, 3)])
+    shelf.seq += 5
+    name = id_text(shelf.writer)
+    line = gap_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, records=5, exchanges=4, size=99, why="no space left")
+    shelf.raw(member.pack(line + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq))
+    forget(shelf, path.name[:13], [2], at=HOUR + 3600, carried_out=False)
+    other = Shelf(shelf.folder, writer=bytes(range(16)), host="another")
+    other.open(HOUR + 3601)
+    killer = Shelf(shelf.folder, writer=bytes(range(1, 17)))
+    killer.open(HOUR + 7200)
+    killer.close(HOUR + 7201)
+    copied = members(path)[1]
+    shelf.raw(copied, HOUR + 7200)
+    (shelf.folder / "quarantine").mkdir()
+    (shelf.folder / "quarantine" / "torn").write_bytes(b"torn")
+    done = run("verify", shelf.folder)
+    assert done.exit_code == 1
+    first, *rest = done.output.splitlines()
+    assert first.startswith("damaged: 1 record is there twice; 5 records were lost as gap records say (no space left); 3 hours, ")
+    assert [line.replace("2026-11-19T", "").replace(".000000Z", "") for line in rest] == [
+        f"repeated  1 record of writer {name}, number 1",
+        "gap       10:00:00 to 10:00:09: 5 records of 4 exchanges lost, about 99 bytes: no space left",
+        "removed   1 record of 1 hour, told of at 11:00:00 by me@here: asked for; 1 record still there",
+        f"open      writer {id_text(other.writer)}, last heard of at 11:00:01: still at work, or killed with what it had queued",
+        f"killed    writer {name}, last heard of at 10:00:00: what it had queued then is lost",
+        "aside     4 bytes in 1 file of quarantine: torn ends that crashes left",
+    ]
