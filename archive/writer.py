@@ -297,8 +297,12 @@ class Writer:
         """The last line; then everything on the disk."""
         dropped, _ = self._inbox.dropped
         self._add_own(close_line(writer=self._name, seq=self._seq, at=time.time(), written=self._outbox.written, dropped=dropped))
+        failures = self._outbox.sync_failures
         self._outbox.send(insist=True)
-        self._clean = self._outbox.finish()
+        while len(self._outbox) and time.monotonic() < self._deadline:
+            time.sleep(_GATHER)
+            self._outbox.send(insist=True)
+        self._clean = self._outbox.finish() and self._outbox.sync_failures == failures
 
     def _add_own(self, line: bytes) -> None:
         """Send a line of the writer's own after those held; it has the next number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -167,6 +168,34 @@ def test_a_clean_stop_writes_everything_that_was_taken(tmp_path: Path) -> None:
     assert exchanges(archive_records(tmp_path)) == ids(offered)
     assert writer.put(record())  # too late: dropped and counted
     assert writer.stats().dropped == 1
+
+
+def test_a_stop_waits_for_a_disk_that_refuses_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refusals = os.writev, iter(range(5))
+    with writing(tmp_path) as writer:
+
+        def writev(fd: int, members: list[bytes]) -> int:
+            if writer._closing.is_set() and next(refusals, None) is not None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(fd, members)
+
+        monkeypatch.setattr(os, "writev", writev)
+        writer.put(record())
+        settled(writer)
+        assert writer.close(10)
+    assert [each["kind"] for each in archive_records(tmp_path)][-1] == "close"
+    assert next(refusals, None) is None
+
+
+def test_a_stop_whose_last_sync_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with writing(tmp_path, sync="record") as writer:
+        writer.put(record())
+        settled(writer)
+        monkeypatch.setattr(os, "fdatasync", broken)
+        assert not writer.close(10)
 
 
 def test_a_stop_that_runs_out_of_time_says_what_it_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def campaign(rig: str, folder: Path, *arguments: int | str) -> list[dict[str, An
     assert done.returncode == 0, done.stderr[-4000:]
     for row in rows:
         try:
-            account(row["campaign"], row["counts"], row["seconds"])
+            account(row["campaign"], row["counts"], row["seconds"], row.get("note", ""))
         except AssertionError as error:
             error.add_note(f"seed {SEED}\n{done.stderr[-4000:]}")
             raise

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "a faulty d
 
 @pytest.mark.campaign
 @pytest.mark.slow
-@pytest.mark.timeout(900 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 120)
 def test_whichever_call_fails_what_was_acknowledged_is_readable_and_recording_goes_on(tmp_path: Path) -> None:
     rows = campaign("rig_calls.py", tmp_path, "long" if LONG else "short")
     assert len(rows) == 4
@@ -30,7 +30,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_readable_and_recording_go
 
 @pytest.mark.campaign
 @pytest.mark.slow
-@pytest.mark.timeout(900 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 120)
 def test_a_power_loss_takes_only_what_was_not_synced_and_leaves_clean_files(tmp_path: Path) -> None:
     rows = campaign("rig_powerloss.py", tmp_path, 1500 if LONG else 12, SEED)
     assert len(rows) == 8

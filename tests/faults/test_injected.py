@@ -62,7 +62,7 @@ def trial(archive: Path, kind: Kind, error: int, at: int, times: int) -> tuple[d
     assert done.returncode == 0, done.stderr[-2000:] + log.read_text()[-2000:]
     said = json.loads(done.stdout)
     verdict = judge(archive, said["acknowledged"], dropped=said["counters"]["dropped"])
-    assert said["counters"]["clean"], said
+    assert said["counters"]["clean"] or said["counters"]["sync_failures"], said  # the last sync may be the one that failed
     assert said["counters"]["written"] + said["counters"]["dropped"] == len(said["offered"])
     assert not [each for each in said["warnings"] if "TRACEBACK" in each or "stumbled" in each], said
     return verdict, log.read_text().count("(INJECTED)")
