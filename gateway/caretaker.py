@@ -173,8 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(name, type=int, default=0)
     parser.add_argument("--no-seal", action="store_false", dest="seal")
     parser.add_argument("--seal-key", type=Path)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="end when this process, which started this one, is gone")
     options = vars(parser.parse_args(argv))
-    ending, parent = threading.Event(), os.getppid()
+    ending, parent = threading.Event(), options.pop("parent")
 
     def end(number: int, frame: FrameType | None) -> None:
         ending.set()

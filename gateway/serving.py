@@ -189,8 +189,8 @@ def _caretaker(settings: Settings) -> Supervisor:
     options = [part for name, number in numbers.items() for part in ("--" + name.replace("_", "-"), str(number))]
     options += [] if settings.seal else ["--no-seal"]
     options += [] if settings.seal_key is None else ["--seal-key", str(settings.seal_key.absolute())]
-    folder = str(settings.archive.absolute())
-    return Supervisor("caretaker", python_command("gateway.caretaker", folder, "--log-level", settings.log_level, *options))
+    options += ["--parent", str(os.getpid()), "--log-level", settings.log_level]  # a parent that is killed cannot stop its child
+    return Supervisor("caretaker", python_command("gateway.caretaker", str(settings.archive.absolute()), *options))
 
 
 def _warn_of_exposure(*listeners: socket.socket | None) -> None:
