@@ -8,10 +8,12 @@ import html
 import json
 import re
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from archive.follow import Follower
 from archive.record import Body, BodyStream, End, EndReason, Message, Record, Redaction, Timing
 
 
@@ -50,8 +52,28 @@ async def test_the_list_is_narrowed_by_route_status_and_text(tmp_path: Path, wri
         nothing = await viewer.page("/?text=haystack")
         assert rows(nothing) == []
         assert "Nothing fits" in nothing
-        for wrong in ("status=teapot", "limit=0", "limit=99999", "before=yesterday"):
+        for wrong in ("status=teapot", "limit=0", "limit=99999", "before=yesterday", "text=...", "text=%22%22"):
             assert (await viewer.get(f"/?{wrong}")).status_code == 400
+
+
+async def test_the_list_page_says_how_far_the_index_is(tmp_path: Path, write, exchange, serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = write(tmp_path, [exchange(ago=ago, sent=b"needle") for ago in (30, 20, 10)])
+    monkeypatch.setattr("dashboard.pages._BEHIND", 1)
+    with closing(Follower(tmp_path, spare=0)) as follower:
+        async with serve(tmp_path) as viewer:
+            assert "Indexing" not in await viewer.page("/")  # nobody makes one
+            assert follower.step()  # where they lie; not yet what they say
+            answer = await viewer.get("/")
+            assert "Indexing: 0 %." in text_of(answer.text)
+            assert rows(answer.text) == rows(await viewer.page("/?text=needle")) == ids[::-1]
+            assert (await viewer.get("/api/stats")).json()["catalog"]["known"] == 0
+            while follower.step():
+                pass
+            answer = await viewer.get("/", headers={"If-None-Match": answer.headers["etag"]})
+            assert answer.status_code == 200
+            assert "Indexing" not in answer.text
+            catalog = (await viewer.get("/api/stats")).json()["catalog"]
+            assert catalog["known"] == catalog["size"] > 0
 
 
 async def test_older_exchanges_are_a_page_away(tmp_path: Path, write, exchange, serve) -> None:
