@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import traffic
 
-import archive.pack
+import archive.packing
 from archive.folder import plain_name
 from archive.handle import open_segment
 from archive.member import Found, Tag
@@ -37,7 +37,7 @@ def packed(folder: Path, megabytes: float = 1.0) -> Path:
 
 def small_frames(monkeypatch: pytest.MonkeyPatch, size: int = 200_000) -> None:
     """Several chunks out of little traffic. Readers know no such limit."""
-    monkeypatch.setattr(archive.pack, "FRAME", size)
+    monkeypatch.setattr(archive.packing, "FRAME", size)
 
 
 def records(folder: Path, name: str) -> list[tuple[Tag, bytes]]:

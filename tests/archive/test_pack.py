@@ -16,6 +16,7 @@ from rig_archive import mounted, zcat
 from rig_packed import HOUR, PACKED, PLAIN, packed, records, sealed, small_frames
 
 import archive.pack
+import archive.packing
 from archive import member
 from archive.folder import seal_path
 from archive.handle import open_segment
@@ -240,7 +241,7 @@ def test_an_hour_whose_seal_was_lost_can_be_unpacked(tmp_path: Path) -> None:
 
 def test_a_long_line_is_packed_in_a_frame_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_frames(monkeypatch, 20_000)
-    monkeypatch.setattr(archive.pack, "_SMALL", 50_000)
+    monkeypatch.setattr(archive.packing, "_SMALL", 50_000)
     sealed(tmp_path, 0.5)
     before = records(tmp_path, PLAIN)
     assert max(len(line) for _, line in before) > 60_000
@@ -249,7 +250,7 @@ def test_a_long_line_is_packed_in_a_frame_of_its_own(tmp_path: Path, monkeypatch
 
 
 def test_many_records_are_spread_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive.pack, "RECORDS", 3)
+    monkeypatch.setattr(archive.packing, "RECORDS", 3)
     sealed(tmp_path, 0.5)
     before = records(tmp_path, PLAIN)
     done(pack(tmp_path, HOUR))
@@ -296,11 +297,11 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys, archive.pack
+import os, signal, sys, archive.pack, archive.packing
 from pathlib import Path
 
 folder, hour, what = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-archive.pack.FRAME = 100_000
+archive.packing.FRAME = 100_000
 left = 0
 
 def counted(call):
