@@ -16,12 +16,13 @@ from typing import Final
 from archive.chunk import LONGEST, Chunk, seek_table
 from archive.errors import ArchiveError, DamagedMember, NotFound
 from archive.folder import PACKED, plain_name, sync_folder
+from archive.frame import Frame, Stored
 from archive.handle import Handle, Plain, open_segment
 from archive.manifest import DIGEST_LENGTH, Seal
 from archive.member import Damage
 from archive.member import pack as pack_member
 from archive.merkle import Frontier, leaf_hash
-from archive.packed import Frame, Packed, Stored
+from archive.packed import Packed
 from archive.packing import DEFAULT_LEVEL, chunks_written, write_all
 from archive.record import id_text
 from archive.seal import read_seal

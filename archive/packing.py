@@ -13,9 +13,9 @@ import zstandard
 
 from archive.chunk import FRAME, LONGEST, OPENING, RECORDS, WINDOW_LOG, Chunk, pack_head, pack_rows
 from archive.errors import DamagedMember
+from archive.frame import Stored
 from archive.handle import Plain
 from archive.member import Damage, Found, Tag, inflate
-from archive.packed import Stored
 
 __all__ = ["DEFAULT_LEVEL", "chunks_written", "write_all"]
 

@@ -20,10 +20,11 @@ from rig_packed import HOUR, PACKED, PLAIN, packed, records, sealed, small_frame
 import archive.packed
 from archive.chunk import HEAD_LENGTH, OPENING, Chunk, pack_head, pack_rows, read_head, seek_table
 from archive.errors import DamagedMember
+from archive.frame import Frame
 from archive.handle import Handle, open_file, open_segment
 from archive.member import Damage, Found, Tag
 from archive.pack import pack
-from archive.packed import Frame, Packed
+from archive.packed import Packed
 from archive.reader import Reader
 
 
