@@ -24,6 +24,8 @@ __all__ = ["drop_words", "forget", "throw_away"]
 _PATIENCE: Final = 20.0
 """Seconds in which the catalog can follow: it begins with what was replaced, an hour a step."""
 _LOOK: Final = 0.05
+_BUSY: Final = 5.0
+"""Seconds to wait for another's step, of which one takes 0.1 s or so."""
 _WORDS: Final = re.compile(r"words-([0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite(?:-wal|-shm|-journal)?")
 
 
@@ -67,8 +69,9 @@ def drop_words(index: Path, *, keep: Iterable[str]) -> None:
 
 
 def _knows(index: Path, ids: Collection[bytes]) -> bool:
-    """Whether the catalog still has a record of one of them."""
+    """Whether the catalog still has a record of one of them. While nobody writes: a step under way may have begun before they went."""
     with contextlib.closing(_open(index)) as db:
+        db.execute("BEGIN IMMEDIATE")
         return any(db.execute("SELECT 1 FROM part WHERE id = ?", (each,)).fetchone() is not None for each in ids)
 
 
@@ -79,4 +82,4 @@ def _settled(index: Path) -> bool:
 
 
 def _open(index: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(index / CATALOG))}?mode=rw", uri=True, timeout=1.0, isolation_level=None)
+    return sqlite3.connect(f"file:{quote(str(index / CATALOG))}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None)
