@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rig_seal import TEN, filled, forged, members, seal_all
 from samples import HOUR, Shelf, whole
@@ -40,7 +40,6 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Hour:
     return Hour(tmp_path_factory.mktemp("compared") / "archive")
 
 
-@settings(max_examples=200)
 @given(
     flipped=st.dictionaries(st.integers(0, COUNT - 1), st.tuples(st.integers(0, 10_000), st.integers(0, 7)), max_size=4),
     deleted=st.sets(st.integers(0, COUNT - 1), max_size=4),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rig_seal import ELEVEN, LATER, TEN, TWELVE, filled, forged, forget, members, rewritten, seal_all, spans, tell
 from samples import HOUR, Shelf, whole
@@ -265,7 +265,6 @@ def test_several_changes_are_named_each(shelf: Shelf, ten: Path) -> None:
     assert report.sentence.startswith(f"damaged: 2 places, the first in {ten} at byte {len(parts[0])}, {len(changed)} bytes: ")
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_any_byte_of_a_sealed_archive_that_is_changed_is_named_in_its_place(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
