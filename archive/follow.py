@@ -25,11 +25,11 @@ from archive.catalog import Covered
 from archive.errors import ArchiveError, DamagedMember
 from archive.folder import PLAIN, hour_of, make_folder, segments
 from archive.handle import Handle, open_segment
-from archive.index import State, about, still_there, tag_bytes
 from archive.line import SERVICE_PART
 from archive.member import Damage, Found
 from archive.skim import read_line
 from archive.tables import CATALOG, LOCK, SCHEMA, broken, index_folder, open_for_writing, throw_away
+from archive.tail import State, about, still_there, tag_bytes
 from archive.telling import Telling
 from archive.words import Words
 

@@ -6,178 +6,27 @@ symbolic links, and inflates nothing. Not thread-safe: `archive.reader` holds th
 
 from __future__ import annotations
 
-import os
-import struct
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from heapq import merge
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from archive.catalog import Catalog, Covered
 from archive.errors import ArchiveError, NotFound
 from archive.folder import hour_of, segment_name, segments
-from archive.handle import Handle, open_segment
-from archive.line import SERVICE_PART
-from archive.member import Damage, Found, Tag
+from archive.handle import open_segment
+from archive.tail import HOUR_MS, NOTHING, Segment, State, about, still_there
 
-__all__ = ["DEFAULT_HELD", "Index", "Segment", "State", "about", "still_there", "tag_bytes", "unique"]
+__all__ = ["DEFAULT_HELD", "Index", "unique"]
 
-_HOUR_MS: Final = 3_600_000
 _STEP: Final = 100_000
 """Members hopped over in one step: 0.1 s or so."""
 DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
-
-
-_TAG: Final = struct.Struct("<Q16sIQ")
-State = tuple[int, int, int, int]
-"""What a file's status says of it: device, inode, size, and when it was last changed, in nanoseconds."""
-_NOTHING: Final = (0, 0, 0, 0)
-_turns = count()
-
-
-def tag_bytes(tag: Tag) -> bytes:
-    """What a header says, to be compared."""
-    return _TAG.pack(tag.length, tag.id, tag.part, tag.seq)
-
-
-def about(path: Path) -> State:
-    """The file's state; zeros when it is gone."""
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except OSError:
-        return _NOTHING
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def still_there(handle: Handle, covered: Covered) -> bool:
-    """Whether the segment still has the record that the catalog saw last, and so what lies before it: its header holds a random id and a
-    running number. Not so when the file was cut back and has grown again, or is another one under the same inode.
-    """
-    if handle.end() < covered.position:
-        return False
-    last = next(handle.scan(covered.last), None) if covered.last >= 0 else None
-    return covered.last < 0 or (isinstance(last, Found) and last.offset == covered.last and tag_bytes(last.tag) == covered.tag)
-
-
-class Segment:
-    """One segment's members by exchange, learned step by step from `base` on."""
-
-    __slots__ = (
-        *(
-            "_base",
-            "_inode",
-            "_last",
-            "_order",
-            "_unsorted",
-            "damages",
-            "done",
-            "end",
-            "hour",
-            "identity",
-            "ids",
-            "members",
-            "name",
-            "service",
-        ),
-        *("state", "torn", "turn"),
-    )
-
-    def __init__(self, name: str, base: int = 0, inode: int = 0) -> None:
-        """`base` is where to begin, as long as the file is the one with this `inode`."""
-        self.name = name
-        self.hour = _hour_of_name(name)
-        self._base, self._inode = base, inode
-        self.begin((0, inode))
-
-    def begin(self, identity: tuple[int, int]) -> None:
-        """Forget all: the file is another one, or was cut back behind where we are."""
-        self.identity = identity
-        self.turn = next(_turns)
-        """Another one each time it begins."""
-        self.state = _NOTHING
-        """What the file was like when it was last read to the end."""
-        self.end = self._base if identity[1] == self._inode else 0
-        """Where to hop on from: the end of the last whole member."""
-        self.done = False
-        """The end was reached at least once."""
-        self.members = 0
-        self.ids: dict[bytes, int | list[int]] = {}
-        """Offsets of each exchange's members; a list only where there are several."""
-        self.service: list[int] = []
-        self.damages: list[Damage] = []
-        self.torn: Damage | None = None
-        """The end is no whole member: being written just now, or left by a crash."""
-        self._last: Found | None = None
-        self._order: list[bytes] = []
-        self._unsorted = False
-
-    def advance(self, handle: Handle, state: State, budget: int, elsewhere: Callable[[bytes], None]) -> int:
-        """Hop over up to `budget` more members of the file that was in `state` a moment ago; returns how many. `elsewhere` is told each id
-        that did not begin in this hour."""
-        if self.done and state == self.state:
-            return 0
-        if handle.identity() != self.identity or handle.end() < self.end or not self._goes_on(handle):
-            self.begin(handle.identity())
-        self.torn = None
-        hopped = 0
-        damages: list[Damage] = []
-        for each in handle.scan(self.end):
-            if isinstance(each, Found):
-                self.damages += damages  # with no record behind it, damage may yet become one, or be cut off
-                damages.clear()
-                self._take(each, elsewhere)
-                hopped += 1
-                if hopped == budget:
-                    return hopped
-            elif each.torn:
-                self.torn = each
-            else:
-                damages.append(each)
-        self.state = state
-        self.done = True
-        return hopped
-
-    def _goes_on(self, handle: Handle) -> bool:
-        """Whether the last record is still there: else the file was cut back and has grown again, or is another under the same inode."""
-        return self._last is None or next(handle.scan(self._last.offset), None) == self._last
-
-    def _take(self, found: Found, elsewhere: Callable[[bytes], None]) -> None:
-        offset, tag = found
-        self._last = found
-        self.end = offset + tag.length
-        self.members += 1
-        if tag.part == SERVICE_PART:
-            self.service.append(offset)
-            return
-        name = tag.id
-        known = self.ids.get(name)
-        if known is None:
-            self.ids[name] = offset
-            self._unsorted = self._unsorted or (bool(self._order) and name < self._order[-1])
-            self._order.append(name)
-            if int.from_bytes(name[:6], "big") // _HOUR_MS != self.hour:
-                elsewhere(name)
-        elif isinstance(known, list):
-            known.append(offset)
-        else:
-            self.ids[name] = [known, offset]
-
-    def offsets(self, id: bytes) -> list[int]:
-        known = self.ids.get(id)
-        return [] if known is None else known if isinstance(known, list) else [known]
-
-    def order(self) -> list[bytes]:
-        """The ids it holds, ascending: time-ordered ids make this the order in which exchanges began."""
-        if self._unsorted:
-            self._order.sort()
-            self._unsorted = False
-        return self._order
 
 
 class Index:
@@ -246,7 +95,7 @@ class Index:
         """Where the segment ends, if it still is what the catalog saw; else None."""
         if state[1] != known.inode:
             return None
-        vouched, seen, end = self._vouched.get(known.name, (None, _NOTHING, 0))
+        vouched, seen, end = self._vouched.get(known.name, (None, NOTHING, 0))
         if vouched != known or seen != state:
             try:
                 with open_segment(self._folder, known.name) as handle:
@@ -313,7 +162,7 @@ class Index:
         for name in reversed(list(self._tails)):
             segment = self.load(name)
             order = segment.order()
-            floor = (segment.hour * _HOUR_MS).to_bytes(6, "big")
+            floor = (segment.hour * HOUR_MS).to_bytes(6, "big")
             high = len(order) if upper is None else bisect_left(order, upper)
             low = min(bisect_left(order, floor), high)
             known = order[low:high]  # a copy: the caller may take its time, and the segment may grow meanwhile
@@ -389,7 +238,7 @@ class Index:
             hopped = 0
         else:
             with handle:
-                hopped = segment.advance(handle, self._listing.get(name, _NOTHING), budget, elsewhere)
+                hopped = segment.advance(handle, self._listing.get(name, NOTHING), budget, elsewhere)
         if segment.done:
             self._seen.add(name)
         if before != (segment.end, segment.identity, segment.torn):
@@ -423,14 +272,9 @@ def _base(known: Covered | None) -> tuple[int, int]:
     return (0, 0) if known is None else (known.position, known.inode)
 
 
-def _hour_of_name(name: str) -> int:
-    begin = datetime.strptime(hour_of(name), "%Y-%m-%dT%H").replace(tzinfo=UTC)
-    return int(begin.timestamp()) // 3600
-
-
 def _own_hour(id: bytes) -> str | None:
     """The hour in which a UUIDv7 was made; None for an id whose time is beyond the calendar."""
-    return _name_of_hour(int.from_bytes(id[:6], "big") // _HOUR_MS)
+    return _name_of_hour(int.from_bytes(id[:6], "big") // HOUR_MS)
 
 
 @lru_cache(maxsize=1024)
