@@ -199,7 +199,7 @@ class _Judgement:
             ledger.add(each.log, alone=each.path.parent not in self._folders and each.seal is not None)
             if each.seal is not None:
                 ledger.claim(_claims(each.seal, gone=False))
-        gone, head, heads = list[Gone](), None, set[str]()
+        gone, head, heads = list[Gone](), None, set(self._pruned.values())
         for folder in self._folders:
             links = self._links(folder)
             chain = Chain(links, [each.path for each in self._facts if each.path.parent == folder], self._pruned)

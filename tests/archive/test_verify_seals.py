@@ -573,6 +573,7 @@ def test_a_pruned_hour_is_not_missing_and_the_chain_goes_on_behind_it(shelf: She
     assert report.complete, report.damaged
     assert (report.removals[0].kind, report.removals[0].records, report.removals[0].pending) == ("prune", 5, int(pending))
     assert len(report.hours) == len(head) + pending
+    assert verify([shelf.folder], head=read_previous(shelf.folder)).complete  # a head from before still counts
 
 
 def read_previous(folder: Path) -> str:
