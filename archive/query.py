@@ -103,6 +103,10 @@ class Query:
             )
         return cls(tuple(terms))
 
+    def is_plain(self) -> bool:
+        """Whether each term is one word: an index of words without their order is sure of these."""
+        return all(len(term.words) == 1 for term in self.terms)
+
     def matches(self, texts: Iterable[str]) -> bool:
         """Whether each term is in one of `texts` (what one exchange says, as `archive.text` has it); asks for no more of them than it
         needs."""
