@@ -239,24 +239,6 @@ def test_an_hour_whose_seal_was_lost_can_be_unpacked(tmp_path: Path) -> None:
     assert zcat(tmp_path / PLAIN) == lines
 
 
-def test_a_long_line_is_packed_in_a_frame_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_frames(monkeypatch, 20_000)
-    monkeypatch.setattr(archive.packing, "_SMALL", 50_000)
-    sealed(tmp_path, 0.5)
-    before = records(tmp_path, PLAIN)
-    assert max(len(line) for _, line in before) > 60_000
-    done(pack(tmp_path, HOUR))
-    assert records(tmp_path, PACKED) == before
-
-
-def test_many_records_are_spread_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive.packing, "RECORDS", 3)
-    sealed(tmp_path, 0.5)
-    before = records(tmp_path, PLAIN)
-    done(pack(tmp_path, HOUR))
-    assert records(tmp_path, PACKED) == before
-
-
 def test_too_little_space_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed(tmp_path, 0.1)
     about = SimpleNamespace(f_bavail=100, f_frsize=1 << 20)

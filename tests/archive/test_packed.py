@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,13 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rig_archive import zcat
-from rig_packed import HOUR, PACKED, PLAIN, packed, records, sealed, small_frames
+from rig_packed import HOUR, PACKED, PLAIN, chunks_of, found, frame_of, in_both_forms, read_all, records, small_frames, tags_of, written
 
 import archive.packed
-from archive.chunk import HEAD_LENGTH, OPENING, Chunk, pack_head, pack_rows, read_head, seek_table
+from archive.chunk import HEAD_LENGTH, Chunk, read_head
 from archive.errors import DamagedMember
 from archive.frame import Frame
-from archive.handle import Handle, open_file, open_segment
-from archive.member import Damage, Found, Tag
+from archive.handle import open_file, open_segment
 from archive.pack import pack
 from archive.packed import Packed
 from archive.reader import Reader
@@ -30,43 +27,7 @@ from archive.reader import Reader
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders with the same hour, plain and packed in chunks of 200 KB."""
-    plain, zst = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("packed")
-    sealed(plain)
-    with pytest.MonkeyPatch.context() as patch:
-        small_frames(patch)
-        packed(zst)
-    return plain / PLAIN, zst / PACKED
-
-
-def found(handle: Handle) -> list[Found]:
-    each = list(handle.scan())
-    assert all(isinstance(it, Found) for it in each), each
-    return [it for it in each if isinstance(it, Found)]
-
-
-def chunks_of(data: bytes) -> list[int]:
-    """Where they begin."""
-    starts, at = [], len(OPENING)
-    while (chunk := read_head(data, at)) is not None:
-        starts.append(at)
-        at += chunk.length
-    return starts
-
-
-def read_all(path: Path) -> tuple[list[bytes], list[Damage]]:
-    """Every line that is read, and everything that is told to be damaged."""
-    lines, damages = list[bytes](), list[Damage]()
-    with open_file(path) as handle:
-        for each in handle.scan():
-            if isinstance(each, Damage):
-                damages.append(each)
-                continue
-            try:
-                lines.append(handle.line(each.offset, limit=1 << 20))
-            except DamagedMember as error:
-                damages.append(Damage(each.offset, each.tag.length, str(error), torn=False))
-    return lines, damages
+    return in_both_forms(tmp_path_factory)
 
 
 def test_any_zstd_reads_a_packed_hour(both: tuple[Path, Path]) -> None:
@@ -111,100 +72,11 @@ def test_a_record_is_asked_for_by_its_address(both: tuple[Path, Path]) -> None:
                 handle.lengths(nowhere)
 
 
-def test_records_of_one_frame_cost_one_inflation(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    inflated = []
-    inflate = Frame._inflate
-    monkeypatch.setattr(Frame, "_inflate", lambda frame, data, raw: (inflated.append(raw), inflate(frame, data, raw))[1])
-    monkeypatch.setattr(archive.packed, "_frame", Frame())
-    for _ in range(2):  # opened anew each time, as the reader does
-        with open_file(both[1]) as handle:
-            all_of_it = found(handle)
-            for offset, tag in (all_of_it[0], all_of_it[1], all_of_it[0]):
-                handle.line(offset, limit=tag.length)
-    assert len(inflated) == 1
-
-
-def test_several_threads_read_two_hours(both: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_frames(monkeypatch, 90_000)
-    other = packed(tmp_path, 0.5)
-    expected = {
-        path: {it.offset: line for it, (_, line) in zip(_found(path), records(path.parent, PACKED), strict=True)}
-        for path in (both[1], other)
-    }
-
-    def read(seed: int) -> int:
-        rng, right = random.Random(seed), 0
-        for _ in range(60):
-            path = rng.choice([both[1], other])
-            offset = rng.choice(list(expected[path]))
-            with open_file(path) as handle:
-                right += handle.line(offset, limit=1 << 30) == expected[path][offset] == b"".join(handle.pieces(offset))
-        return right
-
-    with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(read, range(6))) == [60] * 6
-
-
-def _found(path: Path) -> list[Found]:
-    with open_file(path) as handle:
-        return found(handle)
-
-
-def written(path: Path, chunks: list[tuple[list[Tag], bytes]], *, lie: Chunk | None = None, seek: bool = True) -> Path:
-    """A packed segment of frames made elsewhere; the first head may be another than the true one."""
-    data, heads, base = b"", list[Chunk](), 0
-    for tags, frame in chunks:
-        table = pack_rows(tags)
-        chunk = Chunk(base, sum(it.length for it in tags), len(frame), len(tags), len(table))
-        heads.append(lie._replace(table=len(table), stored=len(frame)) if lie is not None and not heads else chunk)
-        data += pack_head(heads[-1]) + table + frame
-        base += chunk.raw
-    path.write_bytes(data + (seek_table(heads) if seek else b""))
-    return path
-
-
-def frame_of(lines: bytes, **options: bool) -> bytes:
-    return zstandard.ZstdCompressor(**{"write_checksum": True, **options}).compress(lines)
-
-
-def tags_of(lines: list[bytes]) -> list[Tag]:
-    return [Tag(1, len(line), number.to_bytes(16, "big"), 0, number) for number, line in enumerate(lines)]
-
-
-def test_a_line_longer_than_a_frame_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive.packed, "FRAME", 1 << 20)
-    line = random.Random(1).randbytes(1 << 20).hex().encode() + b"\n"
-    path = written(tmp_path / PACKED, [(tags_of([line]), frame_of(line))])
-    with open_file(path) as handle:
-        pieces = list(handle.pieces(0))
-        assert max(map(len, pieces)) <= 256 << 10
-        assert (b"".join(pieces), handle.line(0, limit=len(line))) == (line, line)
-    data = bytearray(path.read_bytes())
-    for at in (len(data) // 2, data.rindex(b"\x5e\x2a\x4d\x18") - 1):  # in the middle of the data, and the last byte of its checksum
-        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        with open_file(path) as handle, pytest.raises(DamagedMember):
-            list(handle.pieces(0))
-
-
 @pytest.mark.parametrize("data", [b"", b"x", b"{}\n" * 1000, bytes(100_000), frame_of(b"{}\n" * 1000), b"\x1f\x8b" + bytes(50)])
 def test_a_foreign_file_is_damage(tmp_path: Path, data: bytes) -> None:
     (tmp_path / PACKED).write_bytes(data)
     lines, damages = read_all(tmp_path / PACKED)
     assert (lines, len(damages)) == ([], 1)
-
-
-def test_what_is_said_to_be_small_is_not_inflated_to_a_gigabyte(tmp_path: Path) -> None:
-    bomb = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compressobj()
-    frame = b"".join(bomb.compress(bytes(1 << 24)) for _ in range(16)) + bomb.flush()
-    assert len(frame) < 100_000
-    line = [b"x" * 99_999 + b"\n"]
-    honest = frame_of(bytes(1 << 26))
-    for each in (frame, honest, frame_of(line[0]) + b"more", frame_of(line[0], write_checksum=False), frame_of(line[0])[:-5]):
-        path = written(tmp_path / PACKED, [(tags_of(line), each)])
-        lines, damages = read_all(path)
-        assert (lines, len(damages)) == ([], 1)
-        with open_file(path) as handle, pytest.raises(DamagedMember):
-            list(handle.pieces(0))
 
 
 def test_a_head_that_lies_is_damage(tmp_path: Path) -> None:
