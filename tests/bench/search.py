@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,8 +32,16 @@ PAGE = 50
 
 
 @dataclass(slots=True)
+class Times:
+    """Milliseconds, ascending: as a clock has them, and of CPU."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+@dataclass(slots=True)
 class Figures:
-    """What was measured; times in milliseconds, ascending."""
+    """What was measured."""
 
     made: Made
     seconds: float = 0.0
@@ -42,8 +50,8 @@ class Figures:
     words: int = 0
     tidied: int = 0
     """Bytes of the words once the day is over."""
-    pages: dict[str, list[float]] = field(default_factory=dict)
-    finds: dict[str, list[float]] = field(default_factory=dict)
+    pages: dict[str, Times] = field(default_factory=dict)
+    finds: dict[str, Times] = field(default_factory=dict)
 
 
 def measure(folder: Path, megabytes: float, kind: str, rounds: int) -> Figures:
@@ -95,14 +103,14 @@ def _searches(rare: list[str], rounds: int) -> dict[str, list[str]]:
     }
 
 
-def _timed(asked: Sequence[str], work: Callable[[str], int]) -> list[float]:
-    def each() -> Iterator[float]:
-        for query in asked:
-            begun = time.perf_counter()
-            work(query)
-            yield 1e3 * (time.perf_counter() - begun)
-
-    return sorted(each())
+def _timed(asked: Sequence[str], work: Callable[[str], int]) -> Times:
+    wall, cpu = [], []
+    for query in asked:
+        begun, used = time.perf_counter(), time.process_time()
+        work(query)
+        wall.append(1e3 * (time.perf_counter() - begun))
+        cpu.append(1e3 * (time.process_time() - used))
+    return Times(sorted(wall), sorted(cpu))
 
 
 def _tidied(index: Path) -> int:
@@ -135,11 +143,10 @@ def report(kind: str, it: Figures) -> None:
     for what, size in (("catalog", it.catalog), ("words", it.words), ("words of a day that is over", it.tidied)):
         share, each = 100 * size / made.file_bytes, size / made.records
         print(f"  {what}: {size / 1e6:.2f} MB, {share:.1f} % of the archive, {each:.0f} bytes an exchange")
-    print(f"  {'first 50, ms':44} {'page p50':>9} {'p99':>8} {'find p50':>9} {'p99':>8}")
+    print(f"  {'first 50, ms':44} {'page p50':>9} {'p99':>8} {'CPU p50':>9} {'p99':>8} {'find p50':>9} {'p99':>8}")
     for what, pages in it.pages.items():
-        finds = it.finds[what]
-        at = [pages[len(pages) // 2], pages[len(pages) * 99 // 100], finds[len(finds) // 2], finds[len(finds) * 99 // 100]]
-        print(f"  {what:44} {at[0]:9.1f} {at[1]:8.1f} {at[2]:9.2f} {at[3]:8.2f}")
+        cells = [each[len(each) * part // 100] for each in (pages.wall, pages.cpu, it.finds[what].wall) for part in (50, 99)]
+        print(f"  {what:44} " + " ".join(f"{cell:{width}.1f}" for cell, width in zip(cells, (9, 8) * 3, strict=True)))
 
 
 if __name__ == "__main__":
