@@ -146,10 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME[:PORT]", help="answer to this Host too; may be repeated")
     parser.add_argument("--gateway", default="http://127.0.0.1:8787", help="the gateway's base URL, for the first page's advice")
     parser.add_argument("--quiet", action="store_true", help="do not print the address: the one who started this already did")
-    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one is gone")
+    parser.add_argument(
+        "--with-parent", type=int, nargs="?", const=os.getppid(), metavar="PID", help="end when the process that started this one is gone"
+    )
     options = parser.parse_args(argv)
-    if options.with_parent:
-        _end_with_parent()
+    if options.with_parent is not None:
+        _end_with_parent(options.with_parent)
     try:
         run(
             options.folder,
@@ -168,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its child; so the child looks, once a second, whether it has been handed to another."""
-    parent = os.getppid()
+def _end_with_parent(parent: int) -> None:
+    """A parent that was killed cannot stop its child; so the child looks, once a second, whether it has been handed to another. The
+    parent says its number: it may be gone before we come to ask."""
 
     def watch() -> None:
         while os.getppid() == parent:

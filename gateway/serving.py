@@ -177,9 +177,8 @@ def _viewer(settings: Settings, listener: socket.socket, token: str, gateway: st
     """The viewer's process, on our socket so that a restart keeps the port; the token goes by environment, which others cannot read."""
     folder, names = str(settings.archive.absolute()), (settings.viewer_hosts or "").split(",")
     hosts = [part for name in names if name.strip() for part in ("--allow-host", name.strip())]
-    command = python_command(
-        "dashboard.server", folder, "--fd", str(listener.fileno()), "--gateway", gateway, *hosts, "--quiet", "--with-parent"
-    )
+    ours = ("--fd", str(listener.fileno()), "--gateway", gateway, *hosts, "--quiet", "--with-parent", str(os.getpid()))
+    command = python_command("dashboard.server", folder, *ours)
     return Supervisor("viewer", command, environment={"VERBATIM_VIEWER_TOKEN": token}, descriptors=[listener.fileno()])
 
 
