@@ -446,6 +446,31 @@ def test_one_process_writes_while_others_search(tmp_path: Path) -> None:
     assert writer.exitcode == 0
 
 
+def _die(folder: str) -> None:
+    words = Words(Path(folder))
+    words.add(DAY, an_id(1), ["alpha"])
+    words.commit()
+    words.add(DAY, an_id(2), ["alpha"])
+    os._exit(9)
+
+
+@pytest.mark.parametrize("left", ["as it was", "copied without its memory file"])
+def test_what_was_committed_before_a_crash_is_found(tmp_path: Path, left: str) -> None:
+    crashing = multiprocessing.get_context("spawn").Process(target=_die, args=(str(tmp_path),))
+    crashing.start()
+    crashing.join(30)
+    assert crashing.exitcode == 9
+    if left != "as it was":
+        (tmp_path / f"{FILE}-shm").unlink()
+    with closing(Words(tmp_path, readonly=True)) as reader:
+        assert numbers(reader, "alpha") == [1]
+    with closing(Words(tmp_path)) as words:
+        assert not words.add(DAY, an_id(2), ["alpha"])
+        words.commit()
+        assert numbers(words, "alpha") == [2, 1]
+    assert os.listdir(tmp_path) == [FILE]
+
+
 # Made again.
 
 
