@@ -235,6 +235,7 @@ def test_killed_before_any_step_nothing_else_is_lost_and_the_next_run_finishes(t
         found = ours(folder)
         assert {key: data for key, data in found.items() if key[1] not in ids} == others, copy
         assert found.items() <= before.items(), copy
+        assert verify([folder]).complete, copy
         again = tmp_path / "again"
         shutil.copytree(copy, again)
         rig_removal.finish_all(copy)  # the caretaker's next run: what was told of is gone
@@ -243,7 +244,9 @@ def test_killed_before_any_step_nothing_else_is_lost_and_the_next_run_finishes(t
         untold += not tags
         rig_removal.forget_doomed(again)  # or the same command again: all of it is
         sweep(again / "archive")
+        assert verify([folder]).complete, copy
         for done in (copy, again) if len(tags) == len(doomed) else (again,):
+            assert verify([done / "archive"]).complete, copy
             assert ours(done / "archive") == others, copy
             assert_nowhere(done / "archive", rig_removal.CANARY)
             assert not told(done / "archive").unfinished()

@@ -173,7 +173,7 @@ def test_nothing_to_remove_writes_nothing(shelf: Shelf) -> None:
 def test_killed_before_any_step_whole_hours_go_or_stay(tmp_path: Path) -> None:
     shelf, _, _ = rig_removal.furnished(tmp_path / "whole" / "archive")
     for number in range(2):
-        (shelf.folder / f"2026-11-19T1{number}.seal.json").write_bytes(b"{}")
+        seal_hour(shelf.folder, f"2026-11-19T1{number}", now=HOUR + 3 * 3600, version="t")
     before = {path.name: path.read_bytes() for path in segments(shelf.folder)}
     copies = rig_removal.kill_everywhere("prune_all", tmp_path / "whole", tmp_path / "killed")
     assert len(copies) > 8
@@ -185,6 +185,8 @@ def test_killed_before_any_step_whole_hours_go_or_stay(tmp_path: Path) -> None:
             assert (folder / name).read_bytes() == before[name]
         told = {entry["segment"] for entry in pruned(folder)}
         assert {name[:13] for name in set(before) - set(hours)} <= told, "told of before it went"
+        report = verify([folder])
+        assert report.complete, report.sentence
         again = tmp_path / "again"
         shutil.copytree(copy, again)
         rig_removal.finish_all(copy)
