@@ -60,6 +60,7 @@ print(json.dumps({"kinds": kinds, "statuses": statuses, **found}))
 
 DUCKDB: Final = """
 import duckdb, json, sys
+duckdb.sql("SET enable_progress_bar = false")  # drawn on standard output after two seconds
 duckdb.sql(f'''CREATE VIEW lines AS SELECT * FROM read_json('{sys.argv[1]}', format = 'newline_delimited', columns = {{
     kind: 'VARCHAR', request: 'STRUCT(body STRUCT(size BIGINT))', response: 'STRUCT(status INTEGER)', messages: 'STRUCT(side VARCHAR)[]',
     gap: 'STRUCT(records BIGINT)'}})''')
@@ -100,6 +101,7 @@ print(json.dumps({"kinds": kinds, "statuses": statuses, **dict(zip(("sent", "mes
 GUESSING: Final = {
     "duckdb": """
 import duckdb, json, sys
+duckdb.sql("SET enable_progress_bar = false")  # drawn on standard output after two seconds
 query = '''SELECT count(*), count(request.target_base64), count(forget.why), sum(len(prune.segments))::BIGINT
     FROM read_json(?, sample_size = -1)'''
 print(json.dumps(duckdb.sql(query, params=[sys.argv[1]]).fetchall()[0]))
