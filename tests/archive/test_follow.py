@@ -129,8 +129,9 @@ class History:
     def service(self, number: int) -> None:
         if number % 2:
             self.shelf.close(self.at())
-        else:
-            self.shelf = Shelf(self.folder, writer=new_id(int(self.at() * 1000)), pid=number)
+            self.running.clear()  # who has closed writes no more
+        self.shelf = Shelf(self.folder, writer=new_id(int(self.at() * 1000)), pid=number)
+        if number % 3:
             self.shelf.open(self.at())
 
     def cut_back(self, number: int) -> None:
@@ -199,7 +200,7 @@ ACTS += [History.step] * 4 + [History.look] * 2
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archive.follow._HOP", 3)
+    monkeypatch.setattr("archive.hopping._HOP", 3)
     monkeypatch.setattr("archive.follow._STEP", 0.0)
     monkeypatch.setattr("archive.telling._AGAIN", 0.0)
 
