@@ -6,72 +6,24 @@ against their seals (`archive.compare` names what differs) and seals against eac
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from archive.chain import Chain, Link, read_link
 from archive.compare import compare
-from archive.errors import DamagedMember, NotFound
-from archive.folder import QUARANTINE, SEGMENT_NAME, hour_of, segments, strangers
-from archive.handle import Handle, Plain, open_file
-from archive.ledger import Claim, Ledger, Log, Removed, Told
-from archive.line import SERVICE_PART
+from archive.errors import NotFound
+from archive.facts import MOST, Facts, read_facts
+from archive.folder import QUARANTINE, hour_of, segments, strangers
+from archive.ledger import Claim, Ledger, Removed, Told
 from archive.manifest import DIGEST_LENGTH, Seal
-from archive.member import Damage, Tag
-from archive.merkle import Frontier
-from archive.record import id_text
 from archive.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, SetAside, WriterFound, sentence
 from archive.seal import read_seal, sealed_hours
-from archive.walk import Checked, Walk
 
 __all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "SetAside", "WriterFound", "verify"]
-
-_MOST: Final = 1000
-"""Damages listed one by one; more are counted."""
-_PATIENCE: Final = 1.0
-"""Seconds to wait for a writer in the middle of a batch; a disk that hangs must not keep us."""
-
-
-@dataclass(slots=True)
-class _Task:
-    path: Path
-    sealed: bool
-    """Look for a seal beside it."""
-
-
-@dataclass(slots=True)
-class _Facts:
-    """What one file holds; small, whatever the file's size."""
-
-    path: Path
-    bytes: int
-    log: Log
-    sha256: str | None = None
-    root: str = ""
-    records: int = 0
-    exchanges: int = 0
-    line_bytes: int = 0
-    since: str | None = None
-    until: str | None = None
-    damaged: list[Damaged] = field(default_factory=list)
-    plain: bool = True
-    link: Link | None = None
-
-    @property
-    def seal(self) -> Seal | None:
-        return None if self.link is None else self.link.seal
-
-    def fits(self, seal: Seal) -> bool:
-        """Whether the sums are those of the seal. A packed hour has the same lines in another file."""
-        lines = (self.root, self.records, self.line_bytes) == (seal.root, seal.records, seal.line_bytes)
-        return lines and (not self.plain or (self.sha256, self.bytes) == (seal.sha256, seal.bytes))
 
 
 def verify(paths: Iterable[Path], *, key: str | None = None, head: str | None = None, jobs: int = 1) -> Report:
@@ -83,99 +35,36 @@ def verify(paths: Iterable[Path], *, key: str | None = None, head: str | None = 
     that is not as it was sealed. Raises NotFound for a path that is not there, or is neither a folder nor a regular file, OSError for
     what the disk does. Symbolic links are not followed.
     """
-    folders, tasks = _tasks(paths)
-    return _Judgement(folders, list(_walked(tasks, jobs)), key, head).report()
+    folders, files = _files(paths)
+    return _Judgement(folders, list(_looked_at(files, jobs)), key, head).report()
 
 
-def _tasks(paths: Iterable[Path]) -> tuple[list[Path], list[_Task]]:
-    folders, tasks = list[Path](), dict[Path, _Task]()
+def _files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders, and all segments; each once."""
+    folders, files = list[Path](), list[Path]()
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             folders.append(path)
-            tasks.update((each, _Task(each, sealed=True)) for each in segments(path))
+            files += segments(path)
         elif path.suffix == ".json":
             raise NotFound(f"{path} is no segment; `verbatim check-proof` checks a proof, and a seal is checked with its segment")
         else:
-            tasks[path] = _Task(path, sealed=bool(SEGMENT_NAME.fullmatch(path.name)))
-    return list(dict.fromkeys(folders)), list(tasks.values())
+            files.append(path)
+    return list(dict.fromkeys(folders)), list(dict.fromkeys(files))
 
 
-def _walked(tasks: Sequence[_Task], jobs: int) -> Iterable[_Facts]:
-    if jobs <= 1 or len(tasks) <= 1:
-        yield from map(_facts, tasks)
+def _looked_at(files: Sequence[Path], jobs: int) -> Iterator[Facts]:
+    if jobs <= 1 or len(files) <= 1:
+        yield from map(read_facts, files)
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_facts, tasks)
-
-
-# One file.
-
-
-def _facts(task: _Task) -> _Facts:
-    link = read_link(task.path.parent, hour_of(task.path.name)) if task.sealed else None
-    with open_file(task.path) as handle:
-        walk = Walk(handle, end=handle.end() if link is not None else _end_between_batches(handle))
-        facts = _Facts(task.path, 0, Log(), plain=isinstance(handle, Plain), link=link)
-        frontier = Frontier()
-        for each in walk:
-            if isinstance(each, Damage):
-                _damage(facts, each, walk.headers.get(each.offset))
-            else:
-                _record(facts, frontier, each)
-    facts.bytes, facts.sha256 = walk.bytes, walk.sha256
-    facts.root, facts.records = frontier.root().hex(), len(frontier)
-    return facts
-
-
-def _record(facts: _Facts, frontier: Frontier, each: Checked) -> None:
-    frontier.push(each.leaf)
-    facts.line_bytes += each.size
-    if each.own is not None:
-        try:
-            facts.log.own(each.own)
-        except DamagedMember as error:
-            _damage(facts, Damage(each.offset, each.tag.length, str(error), torn=False), each.tag)
-            return
-    elif not each.tag.part:
-        facts.exchanges += 1
-    facts.log.record(each.writer, each.tag.seq, each.at)
-    facts.since = facts.since or each.at
-    facts.until = each.at
-
-
-def _damage(facts: _Facts, damage: Damage, tag: Tag | None) -> None:
-    facts.log.damages += 1
-    if len(facts.damaged) < _MOST:
-        whose = None if tag is None or tag.part == SERVICE_PART else id_text(tag.id)
-        facts.damaged.append(Damaged(facts.path, damage.offset, damage.length, damage.why, damage.torn, id=whose))
-
-
-def _end_between_batches(handle: Handle) -> int:
-    """Where the segment ends while nobody is appending: a batch under way is no torn end. Waits a second at most."""
-    if not isinstance(handle, Plain):
-        return handle.end()
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            fcntl.flock(handle.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-            continue
-        except OSError:  # a file system without locks: nobody writes there
-            break
-        end = handle.end()
-        fcntl.flock(handle.fileno(), fcntl.LOCK_UN)
-        return end
-    return handle.end()
-
-
-# All files.
+    with ProcessPoolExecutor(min(jobs, len(files)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(read_facts, files)
 
 
 class _Judgement:
     """What the files say together."""
 
-    def __init__(self, folders: Sequence[Path], facts: Sequence[_Facts], key: str | None, head: str | None) -> None:
+    def __init__(self, folders: Sequence[Path], facts: Sequence[Facts], key: str | None, head: str | None) -> None:
         self._folders = folders
         self._facts = facts
         self._key = key
@@ -240,7 +129,7 @@ class _Judgement:
         )
         return replace(report, sentence=sentence(report))
 
-    def _file(self, facts: _Facts) -> None:
+    def _file(self, facts: Facts) -> None:
         """One file by itself, and beside its seal."""
         seal, damaged, damages = facts.seal, facts.damaged, facts.log.damages
         as_sealed: bool | None = None
@@ -253,7 +142,7 @@ class _Judgement:
             unpacked = as_sealed and facts.plain and hour not in self._removed and facts.sha256 != seal.sha256
             told = {each.offset for each in findings}
             damaged = [replace(each, known=True) for each in damaged if each.offset not in told]
-            damages = len(damaged) if len(facts.damaged) < _MOST else damages
+            damages = len(damaged) if len(facts.damaged) < MOST else damages
             if as_sealed and hour not in self._removed and facts.log.sealed() != seal.writers and facts.link is not None:
                 findings = [Damaged(facts.link.path, 0, facts.link.size, "what it says of writers is not what the hour's records say")]
             damaged = sorted([*damaged, *findings], key=lambda each: each.offset)
@@ -279,7 +168,7 @@ class _Judgement:
             )
         )
 
-    def _compared(self, facts: _Facts, hour: str) -> list[Damaged]:
+    def _compared(self, facts: Facts, hour: str) -> list[Damaged]:
         seal = read_seal(facts.path.parent, hour)
         return [] if seal is None else compare(facts.path, seal, self._taken_out(hour, seal))
 
@@ -295,7 +184,7 @@ class _Judgement:
     def _add(self, damaged: Iterable[Damaged], damages: int | None = None) -> None:
         several = list(damaged)
         self._damages += len(several) if damages is None else damages
-        self._damaged += several[: _MOST - len(self._damaged)]
+        self._damaged += several[: MOST - len(self._damaged)]
 
     def _links(self, folder: Path) -> list[Link]:
         """The seals of a folder; those of hours that were walked as they were then."""
