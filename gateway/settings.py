@@ -74,7 +74,7 @@ class Settings:
         0, "Days after which sealed hours are packed, to a fraction of their size; `zstd -dc` reads them. 0 never does.", kind="whole"
     )
     seal: bool = _setting(True, "Seal each hour when it is over, so that a later change of it shows.", kind="switch")
-    seal_key: Path | None = _setting(None, "File of the private key that signs seals, made by `verbatim keygen`.", kind="path")
+    seal_key: Path | None = _setting(None, "File of the private key that signs seals, made by `verbatim keygen`.", kind="path")  # noqa: RUF009 - as above
     part_bytes: int = _setting(1 << 20, "Bytes after which a long exchange is cut into a further part.", kind="size", least=1 << 12)
     part_seconds: float = _setting(10.0, "Seconds after which a long exchange is cut into a further part.", kind="seconds", least=0.1)
     max_body: int = _setting(
