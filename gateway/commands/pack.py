@@ -44,7 +44,7 @@ HOURS = click.argument("hours", nargs=-1, metavar="[HOUR|DAY]...")
 def pack(hours: tuple[str, ...], older_than: float | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Pack sealed hours to a fraction of their size, without losing a byte of a line.
 
-    Agents send their whole history with every turn, so an hour of theirs gets ten to thirty times smaller. `zstd -dc` reads packed hours,
+    Agents send their whole history with every turn, so an hour of theirs gets five to twenty times smaller. `zstd -dc` reads packed hours,
     and everything of Verbatim's does, too. Each line is proved by the hour's seal before the gzip file goes. `verbatim serve` packs by
     itself where pack_after_days is set.
 
