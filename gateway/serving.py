@@ -97,6 +97,8 @@ def serve(
     from gateway import app, memory
 
     memory.forbid_core_dumps()
+    if settings.record and settings.seal and settings.seal_key is not None and not settings.seal_key.is_file():
+        raise SettingsError(f"there is no key file {settings.seal_key}; make one with `verbatim keygen`, or leave out seal_key")
     with contextlib.ExitStack() as stack:
         ending = stack.enter_context(_Ending())
         listener = listener or listen(settings.host, settings.port, "port")

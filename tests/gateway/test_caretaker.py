@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commandline import children, clean_environment, running, wait_for
+from commandline import children, clean_environment, running, verbatim, wait_for
 from rig_removal import CANARY
 from samples import HOUR, Shelf, whole
 
@@ -282,3 +282,10 @@ def test_without_recording_there_is_no_caretaker(tmp_path: Path) -> None:
     with running(tmp_path, "serve", "--port", "0", "--no-viewer", "--no-record") as gateway:
         gateway.find(r"gateway +(http\S+)")
         assert children(gateway.process.pid, "gateway.caretaker") == []
+
+
+def test_a_key_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = verbatim(tmp_path, "serve", "--port", "0", "--no-viewer", "--seal-key", "nowhere.key")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("there is no key file nowhere.key; make one with `verbatim keygen`, or leave out seal_key")
+    assert list(tmp_path.iterdir()) == []
