@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -83,6 +83,8 @@ class Appender:
         """Up to here the file is known to be whole members (or damage that is not ours to touch)."""
         self._unsynced: list[int] = []
         """Descriptors to sync: the current one when it was written to, and those of hours gone by."""
+        self._unkept: OSError | None = None
+        """Why something that was written cannot be synced any more, until `sync` has told of it."""
         self._new_names = False
         """A file was opened whose name is not yet sure to survive a power loss, whoever made it."""
 
@@ -155,14 +157,14 @@ class Appender:
         descriptor is let go, so that what is written later is told the truth about itself. Names are another matter: the folder is
         synced again and again until it succeeds once.
         """
-        failure: OSError | None = None
+        failure, self._unkept = self._unkept, None
         for fd in self._unsynced:
             try:
                 os.fdatasync(fd)
             except OSError as error:
                 failure = error
             if fd != self._fd:
-                os.close(fd)
+                _close(fd)
         self._unsynced.clear()
         if failure is None and self._new_names:
             try:
@@ -181,7 +183,7 @@ class Appender:
     def close(self) -> None:
         """Let go of the files. Does not sync. May be called twice."""
         for fd in {self._fd, *self._unsynced} - {-1}:
-            os.close(fd)
+            _close(fd)
         self._fd = -1
         self._unsynced.clear()
 
@@ -204,7 +206,18 @@ class Appender:
             yield
         finally:
             if self._fd >= 0:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                self._unlock()
+
+    def _unlock(self) -> None:
+        """Let others append. A lock that cannot be given back (the disk is another machine's, and gone) goes with its descriptor."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except OSError as error:
+            if self._fd in self._unsynced:
+                self._unsynced.remove(self._fd)
+                self._unkept = error
+            _close(self._fd)
+            self._fd = -1
 
     def _open(self, name: str) -> int:
         path = self._folder / name
@@ -218,13 +231,12 @@ class Appender:
             if error.errno == errno.ELOOP:
                 raise Unwritable(errno.ELOOP, f"{name} is a symbolic link: refused") from None
             raise
+        self._fd, self._name, self._end = fd, name, 0  # from here on it is let go of whatever happens
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            os.close(fd)
             raise Unwritable(errno.EINVAL, f"{name} is no regular file: refused")
         if stat.S_IMODE(found.st_mode) != 0o600 and found.st_uid == os.geteuid():
             os.fchmod(fd, 0o600)  # a umask took bits away, or a copy tool gave some
-        self._fd, self._name, self._end = fd, name, 0
         self._new_names = True
         return fd
 
@@ -237,9 +249,9 @@ class Appender:
     def _forget(self) -> None:
         """Let go of the current segment and its lock; it is opened and checked anew when next needed."""
         if self._fd in self._unsynced:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # stays open to be synced
+            self._unlock()  # stays open to be synced
         elif self._fd >= 0:
-            os.close(self._fd)
+            _close(self._fd)
         self._fd = -1
 
     def _sealed(self) -> bool:
@@ -292,6 +304,11 @@ class Appender:
         if self._end == 0:
             (self._folder / self._name).unlink()
             self._forget()
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # what it would tell of is synced, or was never promised; the descriptor is gone all the same (close(2))
+        os.close(fd)
 
 
 def _write_batch(fd: int, members: Sequence[bytes]) -> tuple[int, int, OSError | None]:

@@ -618,6 +618,47 @@ def test_a_failed_sync_is_told_once_and_later_appends_go_on(appender: Appender, 
     assert numbers(tmp_path / "archive" / NAME) == [1, 2]
 
 
+@pytest.mark.parametrize("call", ["fstat", "fchmod"])
+def test_no_descriptor_is_lost_when_opening_fails(appender: Appender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    path = refilled(tmp_path / "archive", ONE)
+    path.chmod(0o644)
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, broken)
+        for _ in range(3):
+            assert appender.append([TWO], HOUR).error is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert appender.append([TWO], HOUR).error is None
+
+
+def test_a_lock_that_cannot_be_given_back_doubles_nothing(appender: Appender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.flock
+
+    def stuck(fd: int, how: int) -> None:
+        if how == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(fd, how)
+
+    folder = tmp_path / "archive"
+    assert appender.append([packed(1)], HOUR).count == 1
+    appender.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", stuck)
+        appended = appender.append([packed(2)], HOUR)
+    assert (appended.count, appended.error) == (1, None)
+    with (folder / NAME).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(OSError, match="No locks"):
+        appender.sync()  # what was written cannot be synced any more
+    appender.sync()
+    assert appender.append([packed(3)], HOUR).count == 1
+    appender.sync()
+    assert numbers(folder / NAME) == [1, 2, 3]
+
+
 def test_the_lock_is_let_go_of_whatever_happens(appender: Appender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(fd: int) -> os.stat_result:
         raise OSError(errno.EIO, "no")
