@@ -20,6 +20,11 @@ from gateway.values import show_bytes
 
 _POLL: Final = 0.2
 _TENTHS: Final = 10
+_TORN: Final = 1 << 20
+_SETTLED: Final = 2.0
+"""Fewer bytes than `_TORN` that stay unknown for so many seconds are what a crash left at the end of an hour: no record."""
+_PATIENCE: Final = 30.0
+"""Seconds without any progress after which the other one is given up."""
 
 
 @click.command()
@@ -42,13 +47,11 @@ def index(rebuild: bool, **flags: Any) -> None:
         if rebuild:
             start_over(folder)
         with _shown() as show, contextlib.closing(Follower(folder)) as follower:
-            while follower.step() or (follower.held_up == Follower.TAKEN and _others_work(folder)):
-                if follower.follows:
-                    show(Progress(*follower.progress()))
-                else:
-                    show(Reader(folder).progress())
-                    time.sleep(_POLL)
+            while follower.step():
+                show(Progress(*follower.progress()))
             held_up = follower.held_up
+            if held_up == Follower.TAKEN:
+                _wait(folder, show)
     except (OSError, sqlite3.Error) as error:
         raise WrongInput(f"the index cannot be written to {index_folder(folder)}: {error}") from None
     if held_up not in ("", Follower.TAKEN):
@@ -59,9 +62,19 @@ def index(rebuild: bool, **flags: Any) -> None:
     click.echo(f"This took {time.monotonic() - began:.1f} s.")
 
 
-def _others_work(folder: Path) -> bool:
-    progress = Reader(folder).progress()
-    return progress is None or progress.behind > 0
+def _wait(folder: Path, show: Callable[[Progress | None], None]) -> None:
+    """Until the one who follows is done. Raises WrongInput when it does not get on."""
+    reader, before, since = Reader(folder), None, time.monotonic()
+    while (progress := reader.progress()) is None or progress.behind:
+        show(progress)
+        if progress != before:
+            before, since = progress, time.monotonic()
+        still = time.monotonic() - since
+        if progress is not None and progress.behind < _TORN and still > _SETTLED:
+            return
+        if still > _PATIENCE:
+            raise WrongInput(f"the index is not complete: {Follower.TAKEN} and does not get on; its log says why")
+        time.sleep(_POLL)
 
 
 def _held(folder: Path) -> tuple[int, int]:

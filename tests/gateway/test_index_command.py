@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from commandline import COMMAND, Running, clean_environment, verbatim
 from rig_archive import until
 from samples import HOUR, Shelf, whole
 
+from archive.follow import Follower
 from archive.tables import CATALOG
+from gateway.commands.index import index
 
 
 @pytest.fixture
@@ -51,8 +55,8 @@ def test_the_index_is_brought_up_to_date_and_made_anew(shelf: Shelf, tmp_path: P
 def test_the_commands_that_read_write_nothing(shelf: Shelf, tmp_path: Path) -> None:
     name = next(iter(shelf.lines))
     commands = [["ls"], ["ls", "--status", "4xx"], ["ls", "--text", "number3"], ["search", "number3"], ["show", name]]
-    for index in (False, True):
-        if index:
+    for indexed in (False, True):
+        if indexed:
             assert verbatim(tmp_path, "index", "--archive", shelf.folder).returncode == 0
         before = files(shelf.folder)
         for command in commands:
@@ -88,6 +92,22 @@ def test_what_a_viewer_follows_is_left_to_the_viewer(shelf: Shelf, tmp_path: Pat
             assert "The viewer has brought it up to date: 5 hours, 31 records" in done.stdout
     finally:
         viewer.end()
+
+
+def test_a_follower_that_does_not_get_on_is_not_waited_for(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.commands.index._PATIENCE", 0.3)
+    monkeypatch.setattr("gateway.commands.index._SETTLED", 0.3)
+    with closing(Follower(shelf.folder, spare=0)) as other:
+        assert other.step()  # and then nothing more
+        monkeypatch.setattr("gateway.commands.index._TORN", 1)
+        stuck = CliRunner().invoke(index, ["--archive", str(shelf.folder)])
+        assert (stuck.exit_code, "does not get on" in stuck.output) == (2, True)
+        while other.step():
+            pass
+        monkeypatch.setattr("gateway.commands.index._TORN", 1000)
+        shelf.raw(bytes(500), HOUR)  # a torn end is no record that could be waited for
+        done = CliRunner().invoke(index, ["--archive", str(shelf.folder)])
+        assert done.exit_code == 0, done.output
 
 
 def test_an_index_that_cannot_be_made_is_said_in_one_sentence(shelf: Shelf, tmp_path: Path) -> None:
