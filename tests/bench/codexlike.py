@@ -1,4 +1,4 @@
-"""An archive writer made after codex-lb's (github.com/Soju06/codex-lb, app/core/conversation_archive.py, mid 2026), to measure beside ours.
+"""An archive writer made after codex-lb's (github.com/Soju06/codex-lb, app/core/conversation_archive.py) to measure beside ours.
 
 Its ways are kept, not its words: each record is encoded once where it is handed over, to learn its size, and a second time by the writer's
 thread; whoever hands over waits where the queue's bytes are used up; a batch is one gzip member at the default level (9), into which
