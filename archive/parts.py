@@ -16,8 +16,9 @@ from archive.handle import Handle, open_segment
 __all__ = ["Files", "fold", "fold_all", "number", "read", "read_all", "taken_in"]
 
 _OPEN_FILES: Final = 8
-_ROOM: Final = 64 << 20
-"""Bytes of lines of one exchange that are read with their long texts; of the others these are left out."""
+_ROOM: Final = 16 << 20
+"""Bytes of lines of one exchange that are read whole: decoded they take four times as much memory. Of more, texts beyond 128 KiB are left
+out."""
 
 Json = dict[str, Any]
 Place = tuple[str, int]
