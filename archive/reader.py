@@ -24,18 +24,18 @@ from threading import RLock
 from typing import Any, Final, TypeVar
 
 from archive import skim
-from archive.catalog import Catalog, Covered, day_text
+from archive.catalog.follow import Follower
+from archive.catalog.index import DEFAULT_HELD, Index, unique
+from archive.catalog.rows import Catalog, Covered, day_text
+from archive.catalog.tables import index_folder
+from archive.catalog.telling import running
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
 from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
-from archive.follow import Follower
-from archive.index import DEFAULT_HELD, Index, unique
 from archive.parts import Files, fold, fold_all, number, read_all
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
-from archive.tables import index_folder
-from archive.telling import running
-from archive.text import each_text
-from archive.words import Query, Words
+from archive.words.days import Query, Words
+from archive.words.text import each_text
 
 __all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader"]
 
@@ -138,9 +138,9 @@ class Reader:
     ) -> Page:
         """Exchanges that began before the one named `before`, newest first, at most `limit` (up to 500).
 
-        `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as `archive.words.Query`
-        reads them. Of what the catalog does not cover, filters look at 2,000 exchanges at most: a page may come short, even empty, and
-        still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
+        `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as
+        `archive.words.query.Query` reads them. Of what the catalog does not cover, filters look at 2,000 exchanges at most: a page may
+        come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
         """
         start = None if before is None else _whole_id(before)
         chosen = _Chosen(route, _status(status), Query.parse(text) if text else None)

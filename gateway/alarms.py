@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from archive.keep import Hour, Outlook, outlook
+from archive.keeping.retention import Hour, Outlook, outlook
 from gateway.values import show_bytes, show_size
 
 __all__ = ["Alarm", "Bounds", "growth", "space"]

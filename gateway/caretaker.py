@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from archive import forget, keep, prune, upkeep
-from archive.clerk import Removals, alone, user
 from archive.errors import ArchiveError
 from archive.folder import PACKED, hour_of, segments
-from archive.keys import Key, load_key
-from archive.pack import Refused, pack
-from archive.seal import closed_hours, seal_hour, sealed_hours
+from archive.keeping import forget, prune, upkeep
+from archive.keeping import retention as keep
+from archive.keeping.clerk import Removals, alone, user
+from archive.keeping.pack import Refused, pack
+from archive.proof.keys import Key, load_key
+from archive.proof.seal import closed_hours, seal_hour, sealed_hours
 from gateway import __version__, alarms, logs
 from gateway.alarms import Bounds
 from gateway.values import show_bytes

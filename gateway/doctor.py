@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from archive.errors import ArchiveError
 from archive.folder import strangers
-from archive.keep import hours
+from archive.keeping.retention import hours
 from archive.reader import Reader
 from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
 from archive.writer import Writer

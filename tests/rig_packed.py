@@ -9,14 +9,14 @@ import pytest
 import traffic
 import zstandard
 
-import archive.packing
+import archive.keeping.packing
 from archive.chunk import OPENING, Chunk, pack_head, pack_rows, read_head, seek_table
 from archive.errors import DamagedMember
 from archive.folder import plain_name
 from archive.handle import Handle, open_file, open_segment
+from archive.keeping.pack import Repacked, pack
 from archive.member import Damage, Found, Tag
-from archive.pack import Repacked, pack
-from archive.seal import seal_hour
+from archive.proof.seal import seal_hour
 
 HOUR = "2026-11-19T10"
 PLAIN = plain_name(HOUR)
@@ -40,7 +40,7 @@ def packed(folder: Path, megabytes: float = 1.0) -> Path:
 
 def small_frames(monkeypatch: pytest.MonkeyPatch, size: int = 200_000) -> None:
     """Several chunks out of little traffic. Readers know no such limit."""
-    monkeypatch.setattr(archive.packing, "FRAME", size)
+    monkeypatch.setattr(archive.keeping.packing, "FRAME", size)
 
 
 def records(folder: Path, name: str) -> list[tuple[Tag, bytes]]:

@@ -16,10 +16,11 @@ from typing import Any
 
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive import forget, keep, prune
-from archive.clerk import Removals, alone
+from archive.keeping import forget, prune
+from archive.keeping import retention as keep
+from archive.keeping.clerk import Removals, alone
+from archive.keeping.upkeep import finish, sweep
 from archive.record import Record
-from archive.upkeep import finish, sweep
 
 NOW = HOUR + 4 * 3600 + 60
 CANARY = b"canary-of-what-is-forgotten"

@@ -10,11 +10,11 @@ from samples import HOUR, Shelf, whole
 from archive import member
 from archive.folder import seal_path
 from archive.line import SERVICE_PART, forget_line, prune_line
-from archive.manifest import Seal
 from archive.member import Found, scan
-from archive.merkle import leaf_hash
+from archive.proof.manifest import Seal
+from archive.proof.merkle import leaf_hash
+from archive.proof.seal import closed_hours, read_seal, seal_hour
 from archive.record import id_text
-from archive.seal import closed_hours, read_seal, seal_hour
 
 TEN, ELEVEN, TWELVE = "2026-11-19T10", "2026-11-19T11", "2026-11-19T12"
 LATER = HOUR + 9 * 3600

@@ -14,8 +14,8 @@ import pytest
 from commandline import clean_environment
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive.pack import Repacked, pack
-from archive.seal import seal_hour
+from archive.keeping.pack import Repacked, pack
+from archive.proof.seal import seal_hour
 from archive.segment import segment_name
 from gateway import serving
 from gateway.cli import cli

@@ -13,9 +13,9 @@ from typing import Any, Final
 import click
 
 from archive.errors import ArchiveError
-from archive.keys import public_key
-from archive.report import Damaged, Numbers, Report, counted
-from archive.verify import verify as check
+from archive.proof.keys import public_key
+from archive.proof.report import Damaged, Numbers, Report, counted
+from archive.proof.verify import verify as check
 from gateway.commands.options import WrongInput, read_settings, settings_options
 from gateway.logs import one_line
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import click
 
-from archive.follow import Follower, start_over
+from archive.catalog.follow import Follower, start_over
+from archive.catalog.tables import index_folder
 from archive.reader import Progress, Reader
-from archive.tables import index_folder
 from gateway.commands.options import WrongInput, read_settings, settings_options
 from gateway.values import show_bytes
 

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import click
 
-from archive import keep, upkeep
-from archive.choice import Choice, Chosen, choose
-from archive.clerk import Removals, alone, user
 from archive.errors import ArchiveError
-from archive.forget import carry_out as forget_records
-from archive.keep import Plan
-from archive.prune import carry_out as remove_hours
+from archive.keeping import retention as keep
+from archive.keeping import upkeep
+from archive.keeping.choice import Choice, Chosen, choose
+from archive.keeping.clerk import Removals, alone, user
+from archive.keeping.forget import carry_out as forget_records
+from archive.keeping.prune import carry_out as remove_hours
+from archive.keeping.retention import Plan
 from archive.record import id_text
 from gateway import __version__
 from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import click
 
-from archive import upkeep
-from archive.clerk import Removals, alone
 from archive.errors import ArchiveError
 from archive.folder import PACKED, hour_of, is_sealed, segments
-from archive.forget import forgotten
-from archive.keep import began
-from archive.pack import Refused, Repacked
-from archive.pack import pack as pack_hour
-from archive.pack import unpack as unpack_hour
+from archive.keeping import upkeep
+from archive.keeping.clerk import Removals, alone
+from archive.keeping.forget import forgotten
+from archive.keeping.pack import Refused, Repacked
+from archive.keeping.pack import pack as pack_hour
+from archive.keeping.pack import unpack as unpack_hour
+from archive.keeping.retention import began
 from gateway import __version__
 from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line

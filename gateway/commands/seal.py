@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from archive.clerk import alone
 from archive.errors import ArchiveError, BadKey, BadProof
-from archive.keys import load_key, make_key, public_key
-from archive.proof import check_proof as check
-from archive.proof import prove as proof_of
+from archive.keeping.clerk import alone
+from archive.proof.inclusion import check_proof as check
+from archive.proof.inclusion import prove as proof_of
+from archive.proof.keys import load_key, make_key, public_key
+from archive.proof.report import counted
+from archive.proof.seal import closed_hours, left_out, seal_hour
 from archive.reader import Reader
-from archive.report import counted
-from archive.seal import closed_hours, left_out, seal_hour
 from gateway import __version__
 from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line

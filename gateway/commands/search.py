@@ -8,10 +8,10 @@ from typing import Any, Final
 import click
 
 from archive.errors import ArchiveError
-from archive.query import Query
 from archive.reader import Entry, Exchange, Reader
 from archive.skim import decode
-from archive.text import texts
+from archive.words.query import Query
+from archive.words.text import texts
 from gateway.commands.look import line, newest_of, opened, row
 from gateway.commands.options import WrongInput, settings_options
 from gateway.logs import one_line

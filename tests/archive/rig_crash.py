@@ -91,7 +91,7 @@ def killed(folder: Path, processes: int, choose: random.Random) -> list[str]:
 
 
 def trial(folder: Path, processes: int, choose: random.Random) -> dict[str, int]:
-    """Kill, record again, and see what zcat reads and what `archive.verify` makes of it: killed writers leave no holes before their end."""
+    """Kill, record again, and see what zcat reads and what `verify` makes of it: killed writers leave no holes before their end."""
     acknowledged = killed(folder, processes, choose)
     after = [record(1000) for _ in range(3)]
     writer = Writer(folder, version="after", min_free=0, sync="never")

@@ -20,7 +20,7 @@ from archive.chunk import HEAD_LENGTH, Chunk, read_head
 from archive.errors import DamagedMember
 from archive.frame import Frame
 from archive.handle import open_file, open_segment
-from archive.pack import pack
+from archive.keeping.pack import pack
 from archive.packed import Packed
 from archive.reader import Reader
 

@@ -20,10 +20,10 @@ from samples import HOUR, in_parts, whole
 
 from archive import member
 from archive.folder import hour_of
+from archive.keeping.pack import Repacked, pack, packed_name
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line, to_line
-from archive.pack import Repacked, pack, packed_name
+from archive.proof.seal import seal_hour
 from archive.record import Message, Record, id_text, new_id
-from archive.seal import seal_hour
 from archive.segment import segment_name
 
 MEMBERS: Final = 100_000

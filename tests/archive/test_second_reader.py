@@ -29,13 +29,13 @@ from samples import HOUR, Shelf, in_parts, parsed, whole
 from archive import member
 from archive.chunk import OPENING, Chunk, pack_head, pack_rows, seek_table
 from archive.folder import segment_name
-from archive.keys import load_key, make_key
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line
 from archive.member import HEADER_LENGTH, TRAILER_LENGTH, Found, scan
+from archive.proof.keys import load_key, make_key
+from archive.proof.seal import closed_hours, seal_hour
+from archive.proof.verify import verify
 from archive.reader import Reader
 from archive.record import SCHEMA_VERSION, Body, EndReason, Kind, Message, Record, Redaction, Request, Response, id_text, new_id
-from archive.seal import closed_hours, seal_hour
-from archive.verify import verify
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "archive" / "FORMAT.md").read_text(encoding="utf-8")

@@ -22,8 +22,8 @@ from archive.errors import Unwritable
 from archive.folder import segments
 from archive.line import SERVICE_PART
 from archive.member import Found, scan
+from archive.proof.verify import verify
 from archive.record import Body, Record, id_text
-from archive.verify import verify
 from archive.writer import Writer
 
 

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from samples import HOUR, whole
 
 from archive import member
+from archive.catalog.follow import Follower
+from archive.catalog.tables import CATALOG
 from archive.folder import segment_name
-from archive.follow import Follower
 from archive.line import to_line
 from archive.reader import Reader
 from archive.record import id_text, new_id
-from archive.tables import CATALOG
 from archive.writer import Writer
 
 TOKEN = "x" * 20

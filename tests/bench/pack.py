@@ -23,9 +23,9 @@ import traffic
 
 from archive.folder import plain_name
 from archive.handle import open_segment
+from archive.keeping.pack import DEFAULT_LEVEL, Repacked, pack, packed_name, unpack
 from archive.member import Found
-from archive.pack import DEFAULT_LEVEL, Repacked, pack, packed_name, unpack
-from archive.seal import seal_hour
+from archive.proof.seal import seal_hour
 
 HOUR = "2026-11-19T10"
 

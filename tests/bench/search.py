@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from traffic import Made, agents, language, segments_of, unique, upto
 
+from archive.catalog.follow import Follower
 from archive.folder import INDEX
-from archive.follow import Follower
 from archive.reader import Reader
-from archive.words import Query, Words
+from archive.words.days import Query, Words
 
 PAGE = 50
 

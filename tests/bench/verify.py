@@ -22,9 +22,9 @@ from traffic import agents, segments_of, unique, upto
 from archive.folder import hour_of, seal_path
 from archive.handle import open_file
 from archive.member import Found
-from archive.proof import prove
-from archive.seal import seal_hour
-from archive.verify import verify
+from archive.proof.inclusion import prove
+from archive.proof.seal import seal_hour
+from archive.proof.verify import verify
 
 ROUNDS = 3
 """The best of so many: the machine has other work."""

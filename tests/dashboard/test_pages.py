@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from archive.follow import Follower
+from archive.catalog.follow import Follower
 from archive.record import Body, BodyStream, End, EndReason, Message, Record, Redaction, Timing
 
 

@@ -19,8 +19,8 @@ from rig_archive import record
 
 from archive.errors import Unwritable
 from archive.folder import segments
+from archive.proof.verify import Report, verify
 from archive.record import Record, id_text
-from archive.verify import Report, verify
 from archive.writer import Writer
 
 __all__ = ["Child", "Said", "found", "judge"]

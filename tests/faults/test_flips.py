@@ -15,8 +15,8 @@ from archive.errors import DamagedMember
 from archive.folder import hour_of, segments
 from archive.handle import open_file
 from archive.member import Found
+from archive.proof.verify import verify
 from archive.segment import Appender
-from archive.verify import verify
 from archive.writer import Writer
 
 

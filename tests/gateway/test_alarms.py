@@ -6,7 +6,7 @@ import pytest
 from samples import HOUR
 
 from archive.folder import hour_of, segment_name
-from archive.keep import Hour
+from archive.keeping.retention import Hour
 from gateway.alarms import Bounds, growth, space
 
 MIB = 1 << 20

@@ -18,14 +18,14 @@ from commandline import children, clean_environment, running, verbatim, wait_for
 from rig_removal import CANARY
 from samples import HOUR, Shelf, whole
 
-from archive import keep
-from archive.clerk import Removals, alone
 from archive.errors import ArchiveError
 from archive.folder import QUARANTINE, segment_name, segments
-from archive.keys import make_key
+from archive.keeping import retention as keep
+from archive.keeping.clerk import Removals, alone
 from archive.line import SERVICE_PART, forget_line, open_line
+from archive.proof.keys import make_key
+from archive.proof.seal import read_seal, sealed_hours
 from archive.record import Record, id_text, new_id
-from archive.seal import read_seal, sealed_hours
 from gateway import caretaker
 from gateway.caretaker import Caretaker, Duties
 
@@ -222,9 +222,7 @@ def test_a_folder_that_is_gone_is_waited_for(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_two_that_remove_take_turns(shelf: Shelf) -> None:
-    code = (
-        "import sys; from pathlib import Path; from archive.clerk import alone\nwith alone(Path(sys.argv[1])): print(flush=True); input()"
-    )
+    code = "import sys, pathlib; from archive.keeping.clerk import alone\nwith alone(pathlib.Path(sys.argv[1])): print(flush=True); input()"
     command = [sys.executable, "-c", code, str(shelf.folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment()) as other:
         assert other.stdout is not None

@@ -258,7 +258,8 @@ def test_a_viewer_that_dies_is_started_again(tmp_path: Path) -> None:
         assert token not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert token in Path(f"/proc/{pid}/environ").read_bytes()
         limits = Path(f"/proc/{gateway.process.pid}/limits").read_text()
-        assert next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")) == ["1", "1"]  # one byte: none at all is ignored where dumps are piped
+        core = next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core"))
+        assert core == ["1", "1"]  # one byte: none at all is ignored where dumps are piped
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: children(gateway.process.pid, "dashboard.server") not in ([], [pid]), lambda: gateway.stderr)
         wait_for(lambda: get(viewer)[0] == 200, lambda: gateway.stderr)

@@ -15,8 +15,8 @@ from commandline import COMMAND, Running, clean_environment, verbatim
 from rig_archive import until
 from samples import HOUR, Shelf, whole
 
-from archive.follow import Follower
-from archive.tables import CATALOG
+from archive.catalog.follow import Follower
+from archive.catalog.tables import CATALOG
 from gateway.commands.index import index
 
 

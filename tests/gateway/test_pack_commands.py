@@ -13,9 +13,9 @@ from samples import HOUR as AT
 from samples import Shelf, whole
 
 from archive.folder import plain_name, seal_path
-from archive.forget import carry_out
+from archive.keeping.forget import carry_out
+from archive.proof.seal import seal_hour
 from archive.record import id_text
-from archive.seal import seal_hour
 from gateway.cli import cli
 
 

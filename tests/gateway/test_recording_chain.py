@@ -26,7 +26,7 @@ from rawsockets import wait_for
 from readback import Archived, archive_lines, archive_records
 from rig import Gateway, gateway
 
-from archive.verify import Report, verify
+from archive.proof.verify import Report, verify
 
 SMALL: dict[str, Any] = {"min_free": 0, "queue_bytes": "1MiB", "grace": 5}
 

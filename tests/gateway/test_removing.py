@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive import choice
-from archive.clerk import Removals, user
 from archive.folder import segments
+from archive.keeping import choice
+from archive.keeping.clerk import Removals, user
 from archive.reader import Reader
 from archive.record import id_text
 from gateway.cli import cli

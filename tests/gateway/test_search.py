@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive.follow import Follower
+from archive.catalog.follow import Follower
 from archive.record import id_text
 from gateway.cli import cli
 
