@@ -15,7 +15,7 @@ import click
 from archive.catalog.follow import Follower, start_over
 from archive.catalog.tables import index_folder
 from archive.reader import Progress, Reader
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.values import show_bytes
 
 _POLL: Final = 0.2
@@ -42,6 +42,8 @@ def index(rebuild: bool, **flags: Any) -> None:
       verbatim index --rebuild --archive /mnt/backup/archive
     """
     folder = read_settings(flags, exists="index").archive
+    if index_folder(folder).parent == folder:  # else it is made in this user's cache
+        own_folder(folder)
     began = time.monotonic()
     try:
         if rebuild:

@@ -133,3 +133,13 @@ def test_a_read_only_archive_has_its_index_in_the_cache(shelf: Shelf, tmp_path: 
     assert not (shelf.folder / "index").exists()
     (cached,) = (tmp_path / "cache" / "verbatim").iterdir()
     assert sorted(path.name for path in cached.iterdir()) == ["catalog.lock", "catalog.sqlite", "words-2026-11-19.sqlite"]
+
+
+def test_no_index_is_made_in_an_archive_of_another_user(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even by root: its files the owner's viewer could not open."""
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    done = CliRunner().invoke(index, ["--archive", str(shelf.folder)])
+    assert done.exit_code == 2
+    assert "belongs to another user; run this as that one: sudo -u " in done.output
+    assert not (shelf.folder / "index").exists()
