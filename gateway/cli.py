@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -47,6 +48,17 @@ class _Commands(click.Group):
         module = importlib.import_module(f"gateway.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. What the system refuses it, and nothing below has put into words, is a sentence, too, no traceback."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who read our output has left: click ends without a word
+                raise
+            from gateway.commands.options import WrongInput, refused
+
+            raise WrongInput(refused(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -56,10 +56,10 @@ def duration(value: object) -> float:
 
 
 def number(value: object) -> int:
-    """A whole number; text of digits counts, for flags and the environment. Raises BadValueError."""
+    """A whole number, below 0 too; text of digits counts, for flags and the environment. Raises BadValueError."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
         return int(value)
     raise BadValueError("must be a whole number")
 

@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-P", "-W", "error", "-m", "gateway.cli"]
 PATIENCE = 40.0
+WITHOUT_RIGHTS = [] if os.geteuid() else ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+"""What goes before a command to whom the modes of files apply, as they do to everybody but root."""
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -26,10 +28,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **coverage, "PYTHONPATH": str(ROOT), **more}
 
 
-def verbatim(folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in `folder`."""
+def verbatim(
+    folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, rights: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in `folder`; without `rights` as one who may not read every file."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*([] if rights else WITHOUT_RIGHTS), *COMMAND, *map(str, arguments)],
         cwd=folder,
         env=clean_environment(**(env or {})),
         capture_output=True,
@@ -42,9 +46,9 @@ def verbatim(folder: Path, *arguments: str | Path, env: Mapping[str, str] | None
 class Running:
     """A command that goes on; its output is gathered as it comes."""
 
-    def __init__(self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, rights: bool = True) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*([] if rights else WITHOUT_RIGHTS), *COMMAND, *map(str, arguments)],
             cwd=folder,
             env=clean_environment(**(env or {})),
             stdin=subprocess.DEVNULL,
@@ -103,9 +107,9 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, rights: bool = True) -> Iterator[Running]:
     """A command that is ended when the block is left."""
-    command = Running(folder, *arguments, env=env)
+    command = Running(folder, *arguments, env=env, rights=rights)
     try:
         yield command
     finally:

@@ -16,7 +16,7 @@ from archive.errors import ArchiveError
 from archive.proof.keys import public_key
 from archive.proof.report import Damaged, Numbers, Report, counted
 from archive.proof.verify import verify as check
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import Whole, WrongInput, read_settings, settings_options
 from gateway.logs import one_line
 
 SHOWN: Final = 100
@@ -29,7 +29,9 @@ MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--key", metavar="KEY", help="The public key that must have signed: 64 hexadecimal digits, or a file that holds it.")
 @click.option("--head", metavar="SHA256", help="The head that an earlier look told of: its seal must still be in the chain.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes to look at several hours at once.")
+@click.option(
+    "--jobs", type=Whole(1, 256), metavar="NUMBER", default=1, show_default=True, help="Processes to look at several hours at once."
+)
 @click.option("--json", "as_json", is_flag=True, help="The whole report as one JSON object.")
 @settings_options("archive")
 def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int, as_json: bool, **flags: Any) -> None:

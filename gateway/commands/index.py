@@ -14,6 +14,8 @@ import click
 
 from archive.catalog.follow import Follower, start_over
 from archive.catalog.tables import index_folder
+from archive.folder import segments
+from archive.proof.report import counted
 from archive.reader import Progress, Reader
 from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.values import show_bytes
@@ -44,6 +46,7 @@ def index(rebuild: bool, **flags: Any) -> None:
     folder = read_settings(flags, exists="index").archive
     if index_folder(folder).parent == folder:  # else it is made in this user's cache
         own_folder(folder)
+    segments(folder)  # a folder that cannot be read is told of before the index is
     began = time.monotonic()
     try:
         if rebuild:
@@ -59,8 +62,8 @@ def index(rebuild: bool, **flags: Any) -> None:
     if held_up not in ("", Follower.TAKEN):
         raise WrongInput(f"the index is not complete: {held_up}")
     by = "The viewer has brought it" if held_up else "It is"
-    segments, records = _held(folder)
-    click.echo(f"{by} up to date: {segments:,} hours, {records:,} records, {_size(folder)} in {index_folder(folder)}.")
+    hours, records = _held(folder)
+    click.echo(f"{by} up to date: {counted(hours, 'hour')}, {counted(records, 'record')}, {_size(folder)} in {index_folder(folder)}.")
     click.echo(f"This took {time.monotonic() - began:.1f} s.")
 
 

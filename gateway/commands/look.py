@@ -15,7 +15,7 @@ import click
 
 from archive.errors import ArchiveError
 from archive.reader import Content, Entry, Exchange, Head, Page, Reader
-from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.commands.options import Whole, WrongInput, read_settings, settings_options
 from gateway.logs import one_line
 
 POLL: Final = 0.25
@@ -25,7 +25,7 @@ FRESH: Final = 200
 
 
 @click.command()
-@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
+@click.option("-n", "--number", default=20, show_default=True, type=Whole(1, 1_000_000), metavar="NUMBER", help="How many, the newest.")
 @click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
 @click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
 @click.option("--text", help="Only those that say these words, as `search` has them.")
@@ -79,7 +79,7 @@ def show(id: str, as_json: bool, **flags: Any) -> None:
 
 
 @click.command()
-@click.option("-n", "--number", default=10, show_default=True, type=click.IntRange(0, 10_000), help="How many to begin with.")
+@click.option("-n", "--number", default=10, show_default=True, type=Whole(0, 10_000), metavar="NUMBER", help="How many to begin with.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
 def tail(number: int, as_json: bool, **flags: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ import click
 
 from gateway.settings import SETTINGS, Setting, Settings, SettingsError, find_config, load
 
-__all__ = ["DEMO_ARCHIVE", "WrongInput", "read_settings", "settings_options"]
+__all__ = ["DEMO_ARCHIVE", "Decimal", "Whole", "WrongInput", "own_folder", "read_settings", "refused", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,40 @@ class WrongInput(click.ClickException):
     """Something the user gave cannot be used: one clear sentence on stderr, exit code 2."""
 
     exit_code = 2
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, called so where it is wrong."""
+
+    name = "whole number"
+
+
+class Decimal(click.FloatRange):
+    """A number within bounds, called so where it is wrong."""
+
+    name = "number"
+
+
+def refused(error: OSError) -> str:
+    """What the system refused, in one sentence with the path and what to do."""
+    said = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refused: {said[:1].lower()}{said[1:]}"
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else str(error.filename)
+    return f"{path} cannot be used: {said[:1].lower()}{said[1:]}; {_ADVICE.get(error.errno or 0, 'see what lies there, or name another')}"
+
+
+_ACCESS: Final = "run this as the user it belongs to, or have that one let you read it"
+_ADVICE: Final = {
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EROFS: "its disk is mounted for reading only; name another",
+    errno.EMFILE: "allow more open files with ulimit -n",
+    errno.ENFILE: "the machine has too many files open",
+    errno.EIO: "its disk fails: the system's log says more",
+}
 
 
 def settings_options(*names: str, routes: bool = False) -> Callable[[F], F]:

@@ -21,8 +21,9 @@ from archive.keeping.pack import Refused, Repacked
 from archive.keeping.pack import pack as pack_hour
 from archive.keeping.pack import unpack as unpack_hour
 from archive.keeping.retention import began
+from archive.proof.report import counted
 from gateway import __version__
-from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
+from gateway.commands.options import Decimal, WrongInput, own_folder, read_settings, settings_options
 from gateway.logs import one_line
 from gateway.values import show_bytes
 
@@ -37,7 +38,7 @@ HOURS = click.argument("hours", nargs=-1, metavar="[HOUR|DAY]...")
 
 @click.command()
 @HOURS
-@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="All sealed hours that are over for so many days.")
+@click.option("--older-than", type=Decimal(min=0), metavar="DAYS", help="All sealed hours that are over for so many days.")
 @DRY_RUN
 @JSON
 @settings_options("archive")
@@ -144,7 +145,7 @@ def _do(
         ) from None
     if not as_json and len(chosen) != 1:
         before, after = sum(it.before for it in done), sum(it.after for it in done)
-        click.echo(f"{len(done)} hours {word}ed: {show_bytes(before)} are {show_bytes(after)}" if done else f"nothing to {word}")
+        click.echo(f"{counted(len(done), 'hour')} {word}ed: {show_bytes(before)} are {show_bytes(after)}" if done else f"nothing to {word}")
     if refused:
         raise click.exceptions.Exit(1)
 
@@ -166,13 +167,13 @@ def _plan(chosen: Sequence[Path], word: str, as_json: bool) -> None:
         hour = hour_of(path.name)
         click.echo(json.dumps({"done": False, "hour": hour, "before": size}) if as_json else f"would {word} {hour}: {show_bytes(size)}")
     if not as_json:
-        click.echo(f"{len(chosen)} hours, {show_bytes(sum(sizes))}" if chosen else f"nothing to {word}")
+        click.echo(f"{counted(len(chosen), 'hour')}, {show_bytes(sum(sizes))}" if chosen else f"nothing to {word}")
 
 
 def _said(each: Repacked, word: str) -> str:
     sizes = f"{word}ed {each.hour}: {show_bytes(each.before)} are {show_bytes(each.after)}"
     if word == "pack":
-        return f"{sizes}, {each.before / each.after:.1f} times smaller; {each.records} records, each line proved by the seal"
+        return f"{sizes}, {each.before / each.after:.1f} times smaller; {counted(each.records, 'record')}, each line proved by the seal"
     if not each.proved:
         return f"{sizes}; every line as it was packed, and no seal to prove it by"
     return f"{sizes}; {'the file that was sealed, byte for byte' if each.same else 'every line as it was sealed, compressed anew'}"

@@ -13,7 +13,7 @@ from archive.skim import decode
 from archive.words.query import Query
 from archive.words.text import texts
 from gateway.commands.look import line, newest_of, opened, row
-from gateway.commands.options import WrongInput, settings_options
+from gateway.commands.options import Whole, WrongInput, settings_options
 from gateway.logs import one_line
 
 MOSTLY: Final = 0.9
@@ -24,7 +24,7 @@ MOST: Final = 50
 
 @click.command()
 @click.argument("words", nargs=-1, required=True)
-@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, the newest.")
+@click.option("-n", "--number", default=20, show_default=True, type=Whole(1, 1_000_000), metavar="NUMBER", help="How many, the newest.")
 @click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
 @click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from gateway import serving
-from gateway.commands.options import DEMO_ARCHIVE, WrongInput, read_settings, settings_options
+from gateway.commands.options import DEMO_ARCHIVE, Decimal, Whole, WrongInput, read_settings, settings_options
 from gateway.settings import SettingsError
 
 
@@ -60,8 +60,12 @@ def run_gateway(
     "--all", "everything", is_flag=True, help="Start gateway and viewer in front of it, too: the same as `verbatim serve --demo`."
 )
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8789, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
-@click.option("--pace", default=1.0, show_default=True, type=click.FloatRange(0, 100), help="Stretches the pauses; 0 answers at once.")
+@click.option(
+    "--port", default=8789, show_default=True, type=Whole(0, 65535), metavar="NUMBER", help="Port to listen on; 0 takes a free one."
+)
+@click.option(
+    "--pace", default=1.0, show_default=True, type=Decimal(0, 100), metavar="NUMBER", help="Stretches the pauses; 0 answers at once."
+)
 def demo(everything: bool, host: str, port: int, pace: float) -> None:
     """Start only the demo upstream: a fake OpenAI, Anthropic and Gemini that needs no key.
 

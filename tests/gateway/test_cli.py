@@ -134,6 +134,10 @@ def test_the_version_is_told() -> None:
         (["verify", "nowhere"], "nowhere cannot be opened: No such file or directory"),
         (["bogus"], "No such command 'bogus'"),
         (["serve", "--bogus"], "No such option"),
+        (["serve", "--keep-days", "-3"], "--keep-days must be 0 or more"),
+        (["pack", "--older-than", "x"], "'x' is not a valid number."),
+        (["demo", "--pace", "fast"], "'fast' is not a valid number."),
+        (["ls", "-n", "1.5"], "'1.5' is not a valid whole number."),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -145,6 +149,20 @@ def test_what_cannot_be_done_is_told_in_one_sentence(tmp_path: Path, arguments: 
     assert told in sentence
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("closed", ["kept", "."])
+def test_a_folder_of_somebody_else_is_told_in_one_sentence(kept: Path, tmp_path: Path, closed: str) -> None:
+    (tmp_path / closed).chmod(0)
+    try:
+        for arguments in (["ls"], ["search", "x"], ["show", "01934f7e"], ["tail"], ["index"], ["ls", "--json"]):
+            done = verbatim(Path("/"), *arguments, "--archive", kept, rights=False, env={"XDG_CACHE_HOME": "/nowhere"})
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr.startswith(f"Error: {kept}")
+            assert "ermission denied" in done.stderr
+            assert done.stderr.count("\n") == 1
+    finally:
+        (tmp_path / closed).chmod(0o700)
 
 
 def test_where_only_the_demo_recorded_its_folder_is_named(tmp_path: Path) -> None:

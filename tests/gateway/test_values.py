@@ -31,7 +31,7 @@ def test_what_is_no_time_is_refused(value: object) -> None:
         duration(value)
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "1.0", 1.0, True, None])
+@pytest.mark.parametrize("value", ["", "x", "-", "- 1", "1-", "1.0", 1.0, True, None])
 def test_what_is_no_whole_number_is_refused(value: object) -> None:
     with pytest.raises(BadValueError):
         number(value)
