@@ -17,7 +17,7 @@ from archive.errors import BadName, DamagedMember, NotFound
 from archive.folder import PACKED, SEGMENT_NAME
 from archive.member import HEADER_LENGTH, Damage, Found, read_tag, scan, unpack
 
-__all__ = ["Handle", "Plain", "open_file", "open_segment"]
+__all__ = ["Handle", "Plain", "may_open", "open_file", "open_segment"]
 
 _READ: Final = 64 << 10
 _PIECE: Final = 256 << 10
@@ -88,6 +88,17 @@ def open_file(path: Path) -> Handle:
 
         return Packed(fd, path.name)
     return Plain(fd, path.name)
+
+
+def may_open(folder: Path, name: str) -> bool:
+    """Whether this user may open that file. What is gone or lies there instead is nobody's to refuse."""
+    try:
+        os.close(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class Plain:

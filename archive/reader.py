@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 import socket
 import sqlite3
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from heapq import merge
 from pathlib import Path
 from threading import Event as Flag
 from threading import RLock
@@ -25,17 +25,15 @@ from typing import Any, Final, TypeVar
 
 from archive import skim
 from archive.catalog.follow import Follower
-from archive.catalog.index import DEFAULT_HELD, Index, unique
-from archive.catalog.rows import Catalog, Covered, day_text
-from archive.catalog.tables import index_folder
+from archive.catalog.index import DEFAULT_HELD, Index
+from archive.catalog.rows import Catalog, Covered
+from archive.catalog.searching import Chosen, Search
 from archive.catalog.telling import running
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
 from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
-from archive.parts import Files, fold, fold_all, number, read_all
+from archive.parts import Files, fold, fold_all, number
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
-from archive.words.days import Query, Words
-from archive.words.text import each_text
 
 __all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader"]
 
@@ -45,13 +43,15 @@ DEFAULT_LIMIT: Final = 256 << 20
 _MAX_PAGE: Final = 500
 _SEARCHED: Final = 2000
 """Exchanges looked at for one filtered page: beyond it the page is handed back as it is, with `next` to go on from."""
+_PATIENCE: Final = 0.5
+"""Seconds after which a filtered page is handed back so, too, with at least one exchange looked at: words that many say, but hardly ever
+one after the other, could take as many as there are."""
 _LOOK_BACK: Final = 200
 """Segments searched for the open line of a writer: eight days without a restart."""
 _SUMMARIES: Final = 5000
 _DAMAGES: Final = 1000
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,32}")
-_STATUS: Final = re.compile(r"[1-5]xx|[1-9][0-9]{2}|none")
 
 Json = dict[str, Any]
 Places = list[tuple[str, int]]
@@ -92,16 +92,19 @@ class Reader:
     numbers, so no id can mean a path or a pattern.
     """
 
-    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, held: int = DEFAULT_HELD) -> None:
+    def __init__(
+        self, folder: Path, *, limit: int = DEFAULT_LIMIT, held: int = DEFAULT_HELD, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`limit` bounds the bytes of lines that `get` reads of one exchange (memory: about three times as much); `held` the members
-        whose places are kept in memory."""
+        whose places are kept in memory. `clock` tells seconds, and never goes back."""
         self._folder = folder
         self._limit = limit
+        self._clock = clock
         self._lock = RLock()
         self._catalog = Catalog(folder)
         self._now: Catalog | None = None
         """The catalog during a call that can use it."""
-        self._index = Index(folder, held=held)
+        self._index = Index(folder, held=held, clock=clock)
         self._summaries: OrderedDict[bytes, tuple[Places, int, Summary]] = OrderedDict()
         self._damages: dict[tuple[str, int], tuple[object, Event]] = {}
         """Members that hopping took for whole and that could not be read, each with its header."""
@@ -123,6 +126,10 @@ class Reader:
         """How far the catalog is; None where there is none."""
         return self._reading(lambda _: None if self._now is None else Progress(*self._index.followed()))
 
+    def closed(self) -> list[str]:
+        """The segments that are there and that this user may not open: what they hold is in no answer. As of ten seconds ago at most."""
+        return self._reading(lambda _: list(self._index.closed()))
+
     def covered(self) -> dict[str, int]:
         """The segments that the catalog has, each with how many of its records."""
         return self._reading(lambda _: {name: it.records for name in self._index.names() if (it := self._index.trusted(name)) is not None})
@@ -139,11 +146,11 @@ class Reader:
         """Exchanges that began before the one named `before`, newest first, at most `limit` (up to 500).
 
         `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as
-        `archive.words.query.Query` reads them. Of what the catalog does not cover, filters look at 2,000 exchanges at most: a page may
-        come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
+        `archive.words.query.Query` reads them. With a filter no more than 2,000 exchanges are looked at one by one, and none after half a
+        second: a page may come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
         """
         start = None if before is None else _whole_id(before)
-        chosen = _Chosen(route, _status(status), Query.parse(text) if text else None)
+        chosen = Chosen.of(route, status, text)
         return self._reading(lambda files: self._page(start, max(1, min(limit, _MAX_PAGE)), chosen, files))
 
     def get(self, id: str) -> Exchange:
@@ -176,46 +183,22 @@ class Reader:
             self._index.refresh()
             return work(files)
 
-    def _page(self, start: bytes | None, limit: int, chosen: _Chosen, files: Files) -> Page:
+    def _page(self, start: bytes | None, limit: int, chosen: Chosen, files: Files) -> Page:
         entries: list[Entry] = []
         last = None
-        sure: set[bytes] = set()
-        wrong: set[bytes] = set()
-        with closing(self._candidates(start, chosen, sure, wrong)) as candidates:
+        until = self._clock() + _PATIENCE
+        search = Search(chosen, self._folder, self._index, self._now)
+        with closing(search.candidates(start)) as candidates:
             for looked_at, name in enumerate(candidates):
-                if len(entries) >= limit or looked_at >= _SEARCHED:
+                late = chosen.narrows and looked_at and self._clock() > until
+                if len(entries) >= limit or looked_at >= _SEARCHED or late:
                     return Page(entries, last)
                 last = id_text(name)
                 places = self._index.find(name)
                 summary = self._summary(name, places, files)
-                if not summary.parts or not chosen.fits(summary):
-                    continue
-                query = chosen.query
-                says = query is None or (name in sure and _holds(query, places, files)) or _says(query, places, files)
-                if says:
+                if summary.parts and chosen.fits(summary) and search.says(name, places, files):
                     entries.append(self._entry(name, places, summary, files))
-                elif says is False:
-                    wrong.add(name)
         return Page(entries, None)
-
-    def _candidates(self, start: bytes | None, chosen: _Chosen, sure: set[bytes], wrong: set[bytes]) -> Generator[bytes, None, None]:
-        """Ids among which are all that are chosen, newest first: by catalog and words where these can tell, one by one where not.
-
-        Puts into `sure` those of which the words are sure. The caller puts into `wrong` those that turn out not to say what was asked
-        for, so that others are not read for the same mistake.
-        """
-        catalog, query = self._now, chosen.query
-        if catalog is None or not chosen.narrows:
-            yield from self._index.walk(start)
-        elif query is None:
-            told = catalog.chosen(start, route=chosen.route, status=chosen.status)
-            yield from unique(merge(told, catalog.unworded(start, odd=True), self._index.walk_untold(start), reverse=True))
-        else:
-            with closing(Words(index_folder(self._folder), readonly=True)) as words:
-                there = set(words.days())
-                lost = [catalog.worded(day, start) for day in catalog.handed_over() if day_text(day) not in there]
-                found = _put_into(sure if query.is_plain() else set(), words.find(query, before=start, wrong=wrong))
-                yield from unique(merge(found, *lost, catalog.unworded(start), self._index.walk_untold(start), reverse=True))
 
     def _find(self, digits: str, files: Files) -> tuple[Entry, Places]:
         name = self._only(digits)
@@ -324,23 +307,6 @@ class Reader:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Which exchanges a list is to show."""
-
-    route: str | None
-    status: str | None
-    query: Query | None
-
-    @property
-    def narrows(self) -> bool:
-        return not (self.route is None and self.status is None and self.query is None)
-
-    def fits(self, summary: Summary) -> bool:
-        """By route and status."""
-        return self.route in (None, summary.route) and _fits(self.status, summary.status)
-
-
 def _event(place: Place, line: bytes | None, files: Files) -> Event:
     """One of the archive's own lines, read from the segment unless it is given."""
     try:
@@ -358,27 +324,6 @@ def _member(name: str, offset: int, files: Files) -> object:
         return next(files.open(name).scan(offset), None)
     except ArchiveError:
         return None
-
-
-def _put_into(seen: set[bytes], names: Iterable[bytes]) -> Iterator[bytes]:
-    for name in names:
-        seen.add(name)
-        yield name
-
-
-def _holds(query: Query, places: Places, files: Files) -> bool:
-    """Whether the words stand in the lines as they are: three times quicker than reading the lines, and enough where the index is sure. A
-    word that is cut in two by events, escaped or written with an accent does not."""
-    try:
-        return all(any(skim.contains(files.open(name), at, term.words[0].encode()) for name, at in places) for term in query.terms)
-    except ArchiveError:
-        return False
-
-
-def _says(query: Query, places: Places, files: Files) -> bool | None:
-    """Whether the exchange says it; None when it does not, as far as it can be read: `events` tells of the damage."""
-    parts = read_all(places, files)
-    return query.matches(each_text(parts)) or (False if len(parts) == len(places) else None)
 
 
 def _open(entry: Entry, places: Places, files: Files, room: int) -> Exchange:
@@ -424,19 +369,3 @@ def _whole_id(id: str) -> bytes:
     if len(digits) != 32:
         raise BadName("a whole id is needed here")
     return bytes.fromhex(digits)
-
-
-def _status(status: str | int | None) -> str | None:
-    """As it is looked for: "404", "4xx", "none". Raises BadName."""
-    wanted = None if status is None else str(status).lower()
-    if wanted is not None and not _STATUS.fullmatch(wanted):
-        raise BadName("a status is 404, 4xx, or none")
-    return wanted
-
-
-def _fits(wanted: str | None, status: int | None) -> bool:
-    if wanted is None:
-        return True
-    if wanted == "none" or status is None:
-        return wanted == "none" and status is None
-    return str(status) == wanted or f"{status // 100}xx" == wanted

@@ -58,9 +58,11 @@ class Api:
         return answer({"events": [dataclasses.asdict(event) for event in self._reader.events()]})
 
     def stats(self, request: Request) -> Response:
-        """What those events add up to; `catalog`: bytes of segments that it knows, of how many, null where there is none."""
+        """What those events add up to; `catalog`: bytes of segments that it knows, of how many, null where there is none; `closed`: hours
+        that this user may not open."""
         progress = self._reader.progress()
-        return answer({**words.ledger(self._reader.events()), "catalog": None if progress is None else dataclasses.asdict(progress)})
+        catalog = None if progress is None else dataclasses.asdict(progress)
+        return answer({**words.ledger(self._reader.events()), "catalog": catalog, "closed": len(self._reader.closed())})
 
 
 def answer(value: Mapping[str, Any], status: int = 200) -> Response:

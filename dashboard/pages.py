@@ -5,12 +5,14 @@ Each handler is plain blocking code; the app runs it in a thread. What is asked 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -98,7 +100,8 @@ class Pages:
         changes = self._reader.refresh()
         # Ten seconds at most, since an exchange is also found to have crashed without a change on disk.
         indexed = self._indexed()
-        tag = f'"{self._born}-{changes}-{int(time.monotonic() // 10)}-{indexed}"'
+        closed = len(self._reader.closed())
+        tag = f'"{self._born}-{changes}-{int(time.monotonic() // 10)}-{indexed}-{closed}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         page = asked.page(self._reader)
@@ -113,6 +116,8 @@ class Pages:
             routes=self._routes(page, asked),
             statuses=STATUSES,
             indexed=indexed,
+            closed=closed,
+            looked_back=_looked_back(page, asked),
             live=_LIVE if not asked.text else _LIVE_SEARCH,
         )
         response.headers["ETag"] = tag
@@ -216,6 +221,15 @@ class _Line:
     @property
     def encoding(self) -> str:
         return ""
+
+
+def _looked_back(page: Page, asked: Filter) -> datetime | None:
+    """To which moment a filtered page that came short has looked; None for one that did not. An id begins with its time in milliseconds."""
+    if page.next is None or not asked.narrows or len(page.entries) >= asked.limit:
+        return None
+    with contextlib.suppress(OverflowError):
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(page.next.replace("-", "")[:12], 16))
+    return None
 
 
 def _body(side: str, head: Head | None, content: Content | None, wanted: str, marks: Sequence[tuple[int, float]]) -> BodyOf:

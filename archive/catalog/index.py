@@ -6,9 +6,10 @@ symbolic links, and inflates nothing. Not thread-safe: `archive.reader` holds th
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from heapq import merge
 from itertools import islice
@@ -19,12 +20,14 @@ from archive.catalog.rows import Catalog, Covered
 from archive.catalog.tail import HOUR_MS, NOTHING, Segment, State, about, still_there
 from archive.errors import ArchiveError, NotFound
 from archive.folder import hour_of, segment_name, segments
-from archive.handle import open_segment
+from archive.handle import may_open, open_segment
 
 __all__ = ["DEFAULT_HELD", "Index", "unique"]
 
 _STEP: Final = 100_000
 """Members hopped over in one step: 0.1 s or so."""
+_TRY_AGAIN: Final = 10.0
+"""Seconds until the segments that this user may not open are tried again."""
 DEFAULT_HELD: Final = 1_000_000
 """Members whose places are kept in memory, about 200 bytes each; the newest segment is kept whatever it holds."""
 
@@ -32,9 +35,12 @@ DEFAULT_HELD: Final = 1_000_000
 class Index:
     """All segments of a folder. `changes` counts up whenever anything was found to be new, changed or gone."""
 
-    def __init__(self, folder: Path, *, held: int = DEFAULT_HELD) -> None:
+    def __init__(self, folder: Path, *, held: int = DEFAULT_HELD, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._held = held
+        self._clock = clock
+        self._closed: list[str] = []
+        self._closed_at: tuple[list[str], float] | None = None
         self._names: list[str] = []
         self._listing: dict[str, State] = {}
         self._catalog: Catalog | None = None
@@ -111,6 +117,15 @@ class Index:
         """The segments, oldest first, as of the last refresh."""
         return self._names
 
+    def closed(self) -> list[str]:
+        """Those segments that this user may not open, oldest first. All are tried, 5 us each, when there are others than before and
+        every ten seconds: that they may be read shows in none of their states."""
+        now = self._clock()
+        if self._closed_at is None or self._closed_at[0] != self._names or now - self._closed_at[1] > _TRY_AGAIN:
+            self._closed = [name for name in self._names if not may_open(self._folder, name)]
+            self._closed_at = self._names, now
+        return self._closed
+
     def trusted(self, name: str) -> Covered | None:
         """What the catalog has of a segment, where that still holds."""
         return self._trusted.get(name)
@@ -120,12 +135,13 @@ class Index:
         return all((known := self._trusted.get(name)) is not None and offset < known.told for name, offset in places)
 
     def followed(self) -> tuple[int, int]:
-        """Bytes of segments whose lines the catalog has read, of how many."""
+        """Bytes of segments whose lines the catalog has read, of how many that can be."""
         known = 0
+        closed = set(self.closed())
         for name, it in self._trusted.items():
             end = max(it.position, self._vouched[name][2], 1)
             known += self._listing[name][2] * it.told // end
-        return known, sum(state[2] for state in self._listing.values())
+        return known, sum(state[2] for name, state in self._listing.items() if name not in closed)
 
     def is_loaded(self, name: str) -> bool:
         """Whether what `load` gives is at hand without reading."""

@@ -17,6 +17,7 @@ from archive.catalog.tables import index_folder
 from archive.folder import segments
 from archive.proof.report import counted
 from archive.reader import Progress, Reader
+from gateway.commands.look import tell_closed
 from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
 from gateway.values import show_bytes
 
@@ -63,6 +64,7 @@ def index(rebuild: bool, **flags: Any) -> None:
         raise WrongInput(f"the index is not complete: {held_up}")
     by = "The viewer has brought it" if held_up else "It is"
     hours, records = _held(folder)
+    tell_closed(Reader(folder), nothing=not hours)
     click.echo(f"{by} up to date: {counted(hours, 'hour')}, {counted(records, 'record')}, {_size(folder)} in {index_folder(folder)}.")
     click.echo(f"This took {time.monotonic() - began:.1f} s.")
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from archive.errors import ArchiveError
+from archive.proof.report import counted
 from archive.reader import Content, Entry, Exchange, Head, Page, Reader
 from gateway.commands.options import Whole, WrongInput, read_settings, settings_options
 from gateway.logs import one_line
@@ -45,6 +46,7 @@ def ls(number: int, route: str | None, status: str | None, text: str | None, as_
         entries = list(newest_of(reader, number, route=route, status=status, text=text))
     except ArchiveError as error:
         raise WrongInput(str(error)) from None
+    tell_closed(reader, nothing=not entries)
     if not entries and not as_json:
         click.echo("Nothing is recorded here yet." if not (route or status or text) else "Nothing recorded fits.", err=True)
     for entry in reversed(entries):
@@ -66,10 +68,12 @@ def show(id: str, as_json: bool, **flags: Any) -> None:
       verbatim show 01934f7e-8a6b-7c3d-9e1f-2a3b4c5d6e7f
       verbatim show 01934f7e-8a6b --json | jq .
     """
+    reader = opened(flags, "read")
     try:
-        exchange = opened(flags, "read").get(id)
+        exchange = reader.get(id)
     except ArchiveError as error:
-        raise WrongInput(str(error)) from None
+        closed = closed_hours(reader)
+        raise WrongInput(f"{error}; {closed}" if closed else str(error)) from None
     if as_json:
         for line in exchange.lines:
             click.echo(line)
@@ -91,6 +95,7 @@ def tail(number: int, as_json: bool, **flags: Any) -> None:
       verbatim tail -n 0 --json | jq .status
     """
     reader = opened(flags, "follow")
+    tell_closed(reader, nothing=False)
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -110,6 +115,24 @@ def opened(flags: dict[str, Any], what: str) -> Reader:
     while known != (known := reader.refresh()):
         pass
     return reader
+
+
+def closed_hours(reader: Reader) -> str:
+    """What is to be said of hours that this user may not read; empty where there are none."""
+    closed = reader.closed()
+    if not closed:
+        return ""
+    whom = "the user it belongs" if len(closed) == 1 else "the user they belong"
+    return f"{counted(len(closed), 'hour')} cannot be opened: permission denied; run this as {whom} to"
+
+
+def tell_closed(reader: Reader, *, nothing: bool) -> None:
+    """Say on standard error that some hours could not be read. Raises WrongInput where there is `nothing` else to show: it may be there."""
+    closed = closed_hours(reader)
+    if closed and nothing:
+        raise WrongInput(closed)
+    if closed:
+        click.echo(f"{closed[:1].upper()}{closed[1:]}.", err=True)
 
 
 def newest_of(reader: Reader, number: int, *, most: int = 500, **filters: Any) -> Iterator[Entry]:

@@ -12,7 +12,7 @@ from archive.reader import Entry, Exchange, Reader
 from archive.skim import decode
 from archive.words.query import Query
 from archive.words.text import texts
-from gateway.commands.look import line, newest_of, opened, row
+from gateway.commands.look import line, newest_of, opened, row, tell_closed
 from gateway.commands.options import Whole, WrongInput, settings_options
 from gateway.logs import one_line
 
@@ -53,6 +53,7 @@ def search(words: tuple[str, ...], number: int, route: str | None, status: str |
             _show(entry, _snippet(reader, entry, query), as_json)
     except ArchiveError as error:
         raise WrongInput(str(error)) from None
+    tell_closed(reader, nothing=nothing)
     if nothing and not as_json:
         click.echo("Nothing recorded says that.", err=True)
     progress = reader.progress()

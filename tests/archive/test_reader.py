@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from samples import HOUR, Shelf, in_parts, parsed, whole
 
 from archive import member
+from archive.catalog.follow import Follower
 from archive.errors import BadName, NotFound
 from archive.reader import Reader
 from archive.record import Body, Client, End, EndReason, Message, Record, Redaction, Request, Upstream, id_text, new_id
@@ -46,7 +48,38 @@ def named(records: list[Record]) -> list[str]:
     return [id_text(record.id) for record in records]
 
 
+class Clock:
+    """A clock that goes on by `step` seconds with every look at it."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 # What a reader gives back.
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_search_that_takes_long_is_handed_back_to_be_gone_on_with(shelf: Shelf, indexed: bool) -> None:
+    words = [b"one two", b"two one"]
+    records = [whole(HOUR + at, body=words[at % 2 == 0]) for at in range(1, 41)]
+    shelf.put(records)
+    if indexed:
+        with closing(Follower(shelf.folder, spare=0)) as follower:
+            while follower.step():
+                pass
+    said = list(reversed(named(records[0::2])))
+    slow = Reader(shelf.folder, clock=Clock(0.09))
+    page = slow.page(text='"one two"', limit=20)
+    assert [entry.id for entry in page.entries] == said[: len(page.entries)]
+    assert 0 < len(page.entries) < 20
+    assert page.next is not None
+    stuck = Reader(shelf.folder, clock=Clock(3600.0))
+    assert ids(stuck, text='"one two"') == ids(slow, text='"one two"') == ids(Reader(shelf.folder), text='"one two"') == said
+    assert len(stuck.page(limit=40).entries) == 40  # a list without a filter is never cut short
 
 
 def test_an_exchange_is_read_back_exactly(shelf: Shelf) -> None:

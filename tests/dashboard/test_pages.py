@@ -56,6 +56,23 @@ async def test_the_list_is_narrowed_by_route_status_and_text(tmp_path: Path, wri
             assert (await viewer.get(f"/?{wrong}")).status_code == 400
 
 
+async def test_a_filtered_page_that_came_short_says_how_far_it_looked_back(
+    tmp_path: Path, write, exchange, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archive.reader._SEARCHED", 2)
+    ids = write(tmp_path, [exchange(ago=ago, sent=b"needle" if ago != 20 else b"hay") for ago in (50, 40, 30, 20, 10)])
+    async with serve(tmp_path) as viewer:
+        page = await viewer.page("/?text=needle")
+        assert rows(page) == [ids[4]]
+        (looked,) = re.findall(r'Looked back to <time datetime="([^"]+)">', page)
+        assert looked[:23] == next(it["at"] for it in (await viewer.get("/api/exchanges")).json()["exchanges"] if it["id"] == ids[3])[:23]
+        assert f"before={ids[3]}" in page
+        none = await viewer.page("/?text=absent")
+        assert "fits this filter. Older ones have not been looked at yet." in text_of(none)
+        assert "Look further back" in none
+        assert "Looked back" not in await viewer.page("/?limit=1")
+
+
 async def test_the_list_page_says_how_far_the_index_is(tmp_path: Path, write, exchange, serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = write(tmp_path, [exchange(ago=ago, sent=b"needle") for ago in (30, 20, 10)])
     monkeypatch.setattr("dashboard.pages._BEHIND", 1)

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from commandline import COMMAND, children, clean_environment, running, upstream, verbatim, wait_for
 from readback import archive_records
+from samples import HOUR, Shelf, whole
 
 from archive.record import Body, Client, End, EndReason, Message, Record, Request, Response, Timing, Upstream, id_text, new_id
 from archive.writer import Writer
@@ -163,6 +164,40 @@ def test_a_folder_of_somebody_else_is_told_in_one_sentence(kept: Path, tmp_path:
             assert done.stderr.count("\n") == 1
     finally:
         (tmp_path / closed).chmod(0o700)
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_hours_that_may_not_be_opened_are_told_of(tmp_path: Path, all_of_them: bool) -> None:
+    shelf = Shelf(tmp_path / "kept")
+    old, new = whole(HOUR, body=b"alpha"), whole(HOUR + 3600, body=b"alpha")
+    shelf.put([old, new])
+    first, second = sorted(shelf.folder.glob("*.gz"))
+    closed = [first, second] if all_of_them else [first]
+    for path in closed:
+        path.chmod(0)
+    told = "2 hours cannot be opened: permission denied" if all_of_them else "1 hour cannot be opened: permission denied"
+    for arguments in (["ls"], ["ls", "--json"], ["search", "alpha"], ["index"], ["show", id_text(old.id)]):
+        done = verbatim(tmp_path, *arguments, "--archive", shelf.folder, rights=False)
+        assert told in done.stderr.replace("Hours", "hours"), arguments
+        shown = id_text(new.id) in done.stdout or "up to date: 1 hour, 1 record," in done.stdout
+        assert shown == (not all_of_them and arguments[0] != "show")
+        assert done.returncode == (0 if shown else 2), done.stderr
+    with running(tmp_path, "tail", "--archive", shelf.folder, rights=False) as follower:
+        wait_for(lambda: told in follower.stderr)
+        assert follower.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_the_list_page_says_what_may_not_be_opened(tmp_path: Path, all_of_them: bool) -> None:
+    shelf = Shelf(tmp_path / "kept")
+    shelf.put([whole(HOUR), whole(HOUR + 3600)])
+    for path in sorted(shelf.folder.glob("*.gz"))[: 2 if all_of_them else 1]:
+        path.chmod(0)
+    with running(tmp_path, "view", shelf.folder, "--viewer-port", "0", rights=False) as viewer:
+        status, page = get(viewer.find(r"(http://127\.0\.0\.1:\d+/\?token=\S+)\n"))
+    assert status == 200
+    assert (b"2 hours cannot be opened: permission denied" in page) == (b"Nothing here can be read" in page) == all_of_them
+    assert (b"1 hour cannot be opened: permission denied" in page) == (b'class="row"' in page) == (not all_of_them)
 
 
 def test_where_only_the_demo_recorded_its_folder_is_named(tmp_path: Path) -> None:
