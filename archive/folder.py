@@ -9,10 +9,13 @@ import errno
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+from archive.errors import Unwritable
 
 __all__ = [
     "INDEX",
@@ -22,6 +25,8 @@ __all__ = [
     "SEGMENT_NAME",
     "hour_after",
     "hour_of",
+    "inner_folder",
+    "is_hour",
     "is_sealed",
     "make_folder",
     "newest_sealed",
@@ -32,12 +37,18 @@ __all__ = [
     "strangers",
     "sync_folder",
     "sync_name",
+    "sync_names",
 ]
 
 PLAIN: Final = ".jsonl.gz"
 PACKED: Final = ".jsonl.zst"
 
-_HOUR: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])"
+_DAY: Final = (
+    r"(?!0000)(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    r"|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+)
+"""Days that are in the calendar (proleptic Gregorian, as Python's), leap days included: a 31st of February is somebody else's file."""
+_HOUR: Final = _DAY + r"T(?:[01][0-9]|2[0-3])"
 SEGMENT_NAME: Final = re.compile(_HOUR + r"\.jsonl\.(?:gz|zst)")
 """Use with `fullmatch`: the only names a segment may have."""
 
@@ -62,8 +73,13 @@ def hour_of(name: str) -> str:
     return name[:13]
 
 
+def is_hour(text: str) -> bool:
+    """Whether it is an hour as names begin with, of a day that is in the calendar."""
+    return bool(SEGMENT_NAME.fullmatch(plain_name(text)))
+
+
 def hour_after(hour: str) -> str:
-    """The hour that follows. Raises OverflowError after the year 9999, ValueError for a day that is none (31 February)."""
+    """The hour that follows. Raises OverflowError after the year 9999, ValueError for what is no hour."""
     return (datetime.strptime(hour + "+0000", "%Y-%m-%dT%H%z") + timedelta(hours=1)).strftime("%Y-%m-%dT%H")
 
 
@@ -150,16 +166,40 @@ def make_folder(folder: Path) -> None:
             sync_name(each)
 
 
+@contextmanager
+def inner_folder(path: Path) -> Iterator[int]:
+    """Inside, a descriptor of a folder within the archive, to make and remove files by (`dir_fd`): whatever takes its name meanwhile, they
+    are in it. Through a symbolic link they would be anybody's, so that is refused. Raises Unwritable, FileNotFoundError, OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        what = "a symbolic link" if path.is_symlink() else "no folder"
+        raise Unwritable(error.errno, f"{path.name} is {what}: refused; move it away") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in `folder` on the disk: what was made, renamed or removed survives a power loss. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_names(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_names(fd: int) -> None:
+    """As `sync_folder`, by a folder's descriptor."""
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC_NAMES:
             raise
-    finally:
-        os.close(fd)
 
 
 def sync_name(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from archive.errors import DamagedMember
-from archive.folder import QUARANTINE, make_folder, sync_folder
+from archive.folder import QUARANTINE, inner_folder, make_folder, sync_folder, sync_names
 from archive.member import Damage, Found, data_from, inflated, scan
 
 __all__ = ["Span", "Survey", "rewritten", "set_aside", "survey"]
@@ -138,38 +138,42 @@ def _never_written(fd: int, span: Span) -> bool:
 def set_aside(folder: Path, name: str, fd: int, spans: Sequence[Span]) -> Path:
     """Copy `spans` of the segment `name` to one file in the quarantine folder, each as far from its beginning as the first is from it.
 
-    It is on the disk, its name too, when this returns. Raises OSError, and then leaves nothing behind.
+    It is on the disk, its name too, when this returns. Raises OSError, and then leaves nothing behind; Unwritable where the quarantine
+    folder is a symbolic link.
     """
     quarantine = folder / QUARANTINE
-    make_folder(quarantine)
+    if not os.path.lexists(quarantine):
+        make_folder(quarantine)
     first = spans[0].start
-    path = quarantine / f"{name}.{first}.{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}"
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.fchmod(target, 0o600)
-        for span in spans:
-            _copy(fd, span, target, span.start - first)
-        os.ftruncate(target, spans[-1].end - first)
-        os.fsync(target)
-        sync_folder(quarantine)
-    except OSError:
-        path.unlink(missing_ok=True)  # half a copy would say that the bytes are safe
-        raise
-    finally:
-        os.close(target)
-    return path
+    aside = f"{name}.{first}.{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}"
+    with inner_folder(quarantine) as within:
+        target = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=within)
+        try:
+            os.fchmod(target, 0o600)
+            for span in spans:
+                _copy(fd, span, target, span.start - first)
+            os.ftruncate(target, spans[-1].end - first)
+            os.fsync(target)
+            sync_names(within)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(aside, dir_fd=within)  # half a copy would say that the bytes are safe
+            raise
+        finally:
+            os.close(target)
+    return quarantine / aside
 
 
-def rewritten(path: Path, fd: int, without: Sequence[Span], end: int) -> int:
-    """Put a copy of the segment at `path` in its place that ends at `end` and lacks the spans `without`; its descriptor.
+def rewritten(path: Path, fd: int, without: Sequence[Span], end: int, *, within: int | None = None) -> int:
+    """Put a copy of the file at `path` in its place that ends at `end` and lacks the spans `without`; its descriptor.
 
-    The copy is locked and on the disk before it takes the name, so at any moment the one or the other lies there. Raises OSError; under
-    the name lies a whole file all the same.
+    `within`: the folder that a relative `path` lies in, as a descriptor. The copy is locked and on the disk before it takes the name, so
+    at any moment the one or the other lies there. Raises OSError; under the name lies a whole file all the same.
     """
     new = path.with_name(f".{path.name}.new")
     with suppress(FileNotFoundError):
-        new.unlink()  # left by a crash in doing this: we hold the lock
-    target = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.unlink(new, dir_fd=within)  # left by a crash in doing this: we hold the lock
+    target = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=within)
     try:
         os.fchmod(target, 0o600)
         fcntl.flock(target, fcntl.LOCK_EX)
@@ -178,11 +182,15 @@ def rewritten(path: Path, fd: int, without: Sequence[Span], end: int) -> int:
             _append(fd, Span(at, span.start), target)
             at = span.end
         os.fsync(target)
-        new.replace(path)
-        sync_folder(path.parent)
+        os.replace(new, path, src_dir_fd=within, dst_dir_fd=within)
+        if within is None:
+            sync_folder(path.parent)
+        else:
+            sync_names(within)
     except OSError:
         os.close(target)
-        new.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=within)
         raise
     return target
 

@@ -144,7 +144,8 @@ class Appender:
                 set_aside = None if sealed else self._check_end()
                 if not (sealed or self._end):
                     self._unlink_if_empty()
-                    raise NotFound(f"nothing is left of segment {name}: its bytes were no records, and were set aside")
+                    why = "it was empty, and is removed" if set_aside is None else "its bytes were no records, and were set aside"
+                    raise NotFound(f"nothing is left of segment {name}: {why}")
                 yield Held(self._fd, set_aside)
         finally:
             self._forget()
@@ -344,5 +345,5 @@ def _unsealed(folder: Path, name: str) -> str:
         return name
     try:
         return plain_name(hour_after(sealed))
-    except (ValueError, OverflowError):  # a day that is none, or the year 9999
+    except OverflowError:  # the year 9999
         raise Unwritable(errno.EINVAL, f"the hour {sealed} is sealed, and no hour comes after it") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from archive.errors import ArchiveError
-from archive.folder import PACKED, SEGMENT_NAME, hour_of, plain_name, seal_path, segment_name
+from archive.folder import PACKED, SEGMENT_NAME, hour_of, is_hour, plain_name, seal_path, segment_name
 from archive.handle import Handle, open_segment
 from archive.member import Found
 
@@ -77,8 +77,8 @@ def hours(folder: Path) -> list[Hour]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             hour = hour_of(entry.name)
-            ours = SEGMENT_NAME.fullmatch(entry.name) or entry.name == seal_path(folder, hour).name
-            if ours and _in_calendar(hour) and entry.is_file(follow_symlinks=False):
+            ours = SEGMENT_NAME.fullmatch(entry.name) or (entry.name == seal_path(folder, hour).name and is_hour(hour))
+            if ours and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     sizes[hour] = sizes.get(hour, 0) + entry.stat(follow_symlinks=False).st_size
     return [Hour(hour, sizes[hour]) for hour in sorted(sizes)]
@@ -97,11 +97,19 @@ def choose(found: Sequence[Hour], *, keep_days: int, keep_bytes: int, now: float
         if keep_days and began(each.hour) + _HOUR <= now - keep_days * _DAY:
             doomed.append((each, f"older than {keep_days} day{'s' * (keep_days > 1)}"))
         elif keep_bytes and total > keep_bytes:
-            doomed.append((each, f"beyond {keep_bytes} bytes"))
+            doomed.append((each, f"beyond {_written(keep_bytes)}"))
         else:
             break
         total -= each.bytes
     return doomed
+
+
+def _written(size: int) -> str:
+    """As people write it: it stays in the archive."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size % factor == 0:
+            return f"{size // factor} {unit}"
+    return f"{size:,} byte{'s' * (size != 1)}"
 
 
 def plan(folder: Path, *, keep_days: int, keep_bytes: int, now: float) -> Plan:
@@ -118,13 +126,6 @@ def open_hour(folder: Path, hour: str) -> Handle:
     """That hour's segment, in whichever form. Raises NotFound, OSError."""
     plain = plain_name(hour)
     return open_segment(folder, plain if os.path.lexists(folder / plain) else hour + PACKED)
-
-
-def _in_calendar(hour: str) -> bool:
-    try:
-        return bool(began(hour))
-    except ValueError:  # a 31st of February
-        return False
 
 
 def _count(folder: Path, hour: str) -> int:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from archive.errors import Unwritable
 from archive.folder import (
     INDEX,
     QUARANTINE,
     SEGMENT_NAME,
     hour_after,
     hour_of,
+    inner_folder,
+    is_hour,
     is_sealed,
     make_folder,
     newest_sealed,
@@ -41,6 +45,37 @@ def test_only_names_of_the_strict_pattern_are_segments(tmp_path: Path) -> None:
     assert [path.name for path in segments(tmp_path)] == good
     assert segments(tmp_path / "nowhere") == []
     assert not any(SEGMENT_NAME.fullmatch(name) for name in bad)
+
+
+def test_an_hour_that_never_was_is_a_stranger(tmp_path: Path) -> None:
+    months = [f"{month:02}-{day:02}" for month in range(14) for day in range(33)]
+    for year in ("0000", "0001", "0004", "0100", "0400", "1900", "2000", "2023", "2024", "9999"):
+        for day in months:
+            try:
+                datetime.strptime(f"{year}-{day}", "%Y-%m-%d").replace(tzinfo=UTC)
+                real = True
+            except ValueError:
+                real = False
+            assert is_hour(f"{year}-{day}T10") is real, (year, day)
+    for name in ("2026-02-31T10.jsonl.gz", "2026-02-29T10.jsonl.zst", "2027-02-31T10.seal.json", "2028-02-29T10.jsonl.gz"):
+        (tmp_path / name).touch()
+    assert strangers(tmp_path) == ["2026-02-29T10.jsonl.zst", "2026-02-31T10.jsonl.gz", "2027-02-31T10.seal.json"]
+    assert [path.name for path in segments(tmp_path)] == ["2028-02-29T10.jsonl.gz"]
+    assert newest_sealed(tmp_path) == ""
+
+
+def test_a_folder_within_the_archive_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "file").touch()
+    with inner_folder(tmp_path / "real") as fd:
+        os.close(os.open("made", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd))
+    assert (tmp_path / "real" / "made").exists()
+    for name, sentence in (("link", "link is a symbolic link: refused; move it away"), ("file", "file is no folder: refused")):
+        with pytest.raises(Unwritable, match=sentence), inner_folder(tmp_path / name):
+            pass
+    with pytest.raises(FileNotFoundError), inner_folder(tmp_path / "nowhere"):
+        pass
 
 
 def test_the_plain_form_counts_where_both_are_there(tmp_path: Path) -> None:

@@ -181,3 +181,24 @@ def test_both_hours_of_a_power_loss_at_the_turn_of_the_hour_are_recovered(tmp_pa
     aside = Appender(tmp_path).recover()
     assert [path.name[:22] for path in aside] == names[1:]
     assert numbers(tmp_path / names[1]) == numbers(tmp_path / names[2]) == [1]
+
+
+def test_nothing_is_set_aside_through_a_symbolic_link(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "archive", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    data = packed(0) + packed(1)[:-9]
+    (folder / NAME).write_bytes(data)
+    (folder / QUARANTINE).symlink_to(elsewhere)
+    appender = Appender(folder)
+    for _ in range(2):
+        appended = appender.append([packed(999)], HOUR)
+        assert appended.count == 0
+        assert appended.error is not None
+        assert appended.error.strerror == "quarantine is a symbolic link: refused; move it away"
+        assert (folder / NAME).read_bytes() == data
+    assert list(elsewhere.iterdir()) == []
+    (folder / QUARANTINE).unlink()
+    assert appender.append([packed(999)], HOUR).count == 1
+    appender.close()
+    assert numbers(folder / NAME) == [0, 999]

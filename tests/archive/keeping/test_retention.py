@@ -53,6 +53,12 @@ def test_both_bounds_hold_and_each_says_why() -> None:
     assert reasons == ["older than 1 day"] * 3 + ["beyond 500 bytes"] * 2
 
 
+def test_a_bound_is_told_as_people_write_it() -> None:
+    for size, said in ((1, "1 byte"), (1500, "1,500 bytes"), (15_360, "15 KiB"), (50 << 30, "50 GiB")):
+        ((_, why),) = choose([Hour("2026-11-19T10", 1 << 40)], keep_days=0, keep_bytes=size, now=HOUR + DAY)
+        assert why == f"beyond {said}"
+
+
 def test_the_current_hour_and_later_ones_never_go() -> None:
     found = row(3, 100, first=HOUR)
     assert chosen(found, keep_bytes=1, now=HOUR) == []
@@ -83,8 +89,8 @@ def test_a_plan_counts_what_goes_and_what_stays(shelf: Shelf) -> None:
     shelf.put(whole(HOUR + 2 * 3600 + 1))
     made = plan(shelf.folder, keep_days=0, keep_bytes=1, now=HOUR + 2 * 3600 + 60)
     assert [(it.hour, it.records, it.why) for it in made.doomed] == [
-        ("2026-11-19T10", 3, "beyond 1 bytes"),
-        ("2026-11-19T11", 1, "beyond 1 bytes"),
+        ("2026-11-19T10", 3, "beyond 1 byte"),
+        ("2026-11-19T11", 1, "beyond 1 byte"),
     ]
     assert (made.records, made.hours_left) == (4, 1)
     assert made.bytes_left == (shelf.folder / "2026-11-19T12.jsonl.gz").stat().st_size
