@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
+from commandline import running, verbatim
 from samples import HOUR, Shelf, in_parts, whole
 
 from archive.catalog.follow import Follower
 from archive.record import id_text
+from gateway import demo
 from gateway.cli import cli
 
 
@@ -68,6 +72,29 @@ def test_words_cut_over_the_events_and_parts_of_an_answer_are_found(kept: tuple[
     assert found["id"] == ids[1]
     assert "Out of memory, said the machine" in found["snippet"]
     assert found["parts"] == 2
+
+
+def test_a_word_that_a_stream_cut_in_two_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the upstream's socket to the words on the terminal."""
+    monkeypatch.setattr("gateway.demo.chat.pieces", lambda text: [text[at : at + 3] for at in range(0, len(text), 3)])
+    asked_for = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "What is Verbatim?"}]}
+    with demo.running(pace=0) as url:
+        flags = ["--port", "0", "--no-viewer", "--route", f"openai={url}"]
+        with running(tmp_path, "serve", *flags) as gateway, httpx.Client(trust_env=False) as client:
+            at = gateway.find(r"gateway +(http://\S+)\n") + "/openai/v1/chat/completions"
+            answer = client.post(at, json=asked_for, headers={"Authorization": "Bearer x"})
+            assert gateway.end() == 0
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    pieces = [choice["delta"].get("content") or "" for it in events for choice in it["choices"]]
+    words = re.findall(r"[a-z]{5,}", "".join(pieces))
+    cut = next(it for it in words if it not in answer.text)
+    for index in (False, True):
+        if index:
+            assert verbatim(tmp_path, "index").returncode == 0
+        for word in (cut, f"{cut[:-1]}*", '"' + re.search(rf"[\w]+ {cut}", "".join(pieces))[0] + '"'):  # type: ignore[index]
+            done = verbatim(tmp_path, "search", word, "--json")
+            assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [answer.headers["x-verbatim-id"]], done.stderr
+            assert cut in json.loads(done.stdout)["snippet"]
 
 
 def test_phrases_beginnings_headers_and_filters(kept: tuple[Path, list[str]]) -> None:
