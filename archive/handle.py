@@ -10,6 +10,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -23,6 +24,9 @@ _READ: Final = 64 << 10
 _PIECE: Final = 256 << 10
 _SLACK: Final = 1 << 20
 """A member is hardly longer than its line: deflate adds 5 bytes to 64 KB that do not compress."""
+_BEGINNING: Final = 1024
+_STEP: Final = 64
+"""Bytes inflated at a time where what lies before the damage is wanted, too."""
 _INFLATED: Final = 512 << 20
 """A line longer than this is not even read piece by piece: it takes a second and more, and no writer of ours makes such."""
 _NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM}
@@ -170,6 +174,16 @@ class Plain:
             raise DamagedMember("the deflated data is damaged") from error
         if not inflater.eof or inflater.unused_data or offset != end:
             raise DamagedMember("the deflated data does not end where the member does")
+
+    def beginning(self, offset: int) -> bytes:
+        """How the line of the record at `offset` begins, at least 1 KiB of it: as much of that as can be inflated, and damaged or not."""
+        begin, inflater = b"", zlib.decompressobj(31)
+        with suppress(DamagedMember, zlib.error):
+            end = offset + self.lengths(offset)[0]
+            while offset < end and len(begin) < _BEGINNING:
+                begin += inflater.decompress(self._pread(min(_STEP, end - offset), offset))
+                offset += _STEP
+        return begin
 
     def close(self) -> None:
         """As `Handle.close`."""

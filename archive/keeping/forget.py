@@ -7,10 +7,12 @@ Choosing is separate, so that it can be shown first. Cut short anywhere, the res
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 from base64 import b64decode
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,8 +21,8 @@ from typing import Any, Final
 from archive import skim
 from archive.catalog import derived
 from archive.errors import ArchiveError, DamagedMember, NotFound
-from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, plain_name, seal_path, segments, sync_folder
-from archive.handle import Plain, open_segment
+from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, inner_folder, plain_name, seal_path, segments, sync_folder, sync_names
+from archive.handle import Handle, Plain, open_segment
 from archive.keeping.clerk import Clerk, Removal, Removals, writer_of
 from archive.keeping.pack import Refused, unpack
 from archive.line import SERVICE_PART, forget_line
@@ -36,8 +38,14 @@ _MOST: Final = 1000
 _DIGEST: Final = 8
 """Bytes by which a seal knows a line."""
 _READ: Final = 1 << 20
+_NEIGHBOURS: Final = 32
+"""Records looked at to find whose a damaged one is: two for each writer that is at work in an hour."""
 
 Json = dict[str, Any]
+Key = tuple[bytes, int, int]
+"""Exchange, part and number: what tells a record from all others."""
+Entries = dict[str, dict[Key, Json]]
+"""Of each hour what was told of its records."""
 
 
 def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, version: str, clock: Callable[[], float] = time.time) -> int:
@@ -46,23 +54,13 @@ def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, versio
     Blocks: for what is removed as long as inflating it takes, and for a copy of each segment concerned; writers to the current hour
     wait meanwhile. Raises OSError, NotFound; what has been told of by then is for `finish`.
     """
+    with _quarantine(folder):
+        pass  # refused before anything is told of
     told = Removals(folder)
     told.refresh()
     _make_plain(folder, ids, told)
-    gone = _indexes(told)
     clerk = Clerk(folder, version=version)
-    hours, count = [], 0
-    for path in segments(folder):
-        hour = hour_of(path.name)
-        if not _holds(folder, path.name, ids):
-            continue
-        hours.append(hour)
-        entries = list(_entries(folder, hour, ids, gone.get(hour, {})))
-        now = clock()
-        lines = [partial(forget_line, at=now, by=by, why=why, removed=entries[at : at + _MOST]) for at in range(0, len(entries), _MOST)]
-        if lines:
-            clerk.tell(now, lines)
-            count += len(entries)
+    hours, count = _tell(folder, clerk, ids, _indexes(told), {}, by=by, why=why, clock=clock)
     _remove(folder, hours, ids)
     if count:
         clerk.close(clock())
@@ -70,17 +68,57 @@ def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, versio
 
 
 def finish(folder: Path, removals: Removals, removal: Removal, *, version: str, clock: Callable[[], float] = time.time) -> bool:
-    """Carry on where another was cut short; False when this removal is no forgetting. Blocks; call it inside of `alone`. Raises OSError,
-    NotFound."""
+    """Carry on where another was cut short; False when this removal is no forgetting. Of the exchanges it told of nothing stays, whichever
+    hours it had come to. Blocks; call it inside of `alone`. Raises OSError, NotFound."""
     events = [each for each in removals.events(removal) if each.kind == "forget"]
-    told = [(hour, name) for each in events for hour, name, _ in _told(each.detail or {})]
     if not events:
         return False
-    ids = {name for _, name in told}
+    told: Entries = {}
+    ids = set()
+    for each in events:
+        for hour, name, entry in _told(each.detail or {}):
+            ids.add(name)
+            part, seq = entry.get("part"), entry.get("seq")
+            if isinstance(part, int) and isinstance(seq, int):
+                told.setdefault(hour, {})[name, part, seq] = entry
+    detail = events[0].detail or {}
+    clerk = Clerk(folder, version=version, removal=removal)
     _make_plain(folder, ids, removals)
-    _remove(folder, {hour for hour, _ in told}, ids)
-    Clerk(folder, version=version, removal=removal).close(clock())
+    by, why = str(detail.get("by", "")), str(detail.get("why", ""))
+    hours, _ = _tell(folder, clerk, ids, _indexes(removals), told, by=by, why=why, clock=clock)
+    _remove(folder, {*hours, *told}, ids)
+    clerk.close(clock())
     return True
+
+
+def _tell(
+    folder: Path,
+    clerk: Clerk,
+    ids: Collection[bytes],
+    gone: Mapping[str, Collection[int]],
+    told: Mapping[str, Mapping[Key, Json]],
+    *,
+    by: str,
+    why: str,
+    clock: Callable[[], float],
+) -> tuple[list[str], int]:
+    """Tell of every record of `ids` in every hour, but of those in `told`, which this removal has told of. The hours that hold something
+    of them, and how many records were told of. Nothing is removed yet.
+    """
+    hours, count = [], 0
+    for path in segments(folder):
+        hour = hour_of(path.name)
+        if not _holds(folder, path.name, ids):
+            continue
+        hours.append(hour)
+        known = told.get(hour, {})
+        entries = list(_entries(folder, hour, ids, gone.get(hour, ()), known))
+        now = clock()
+        lines = [partial(forget_line, at=now, by=by, why=why, removed=entries[at : at + _MOST]) for at in range(0, len(entries), _MOST)]
+        if lines:
+            clerk.tell(now, lines)
+            count += len(entries)
+    return hours, count
 
 
 def forgotten(folder: Path, hour: str, removals: Removals) -> dict[int, bytes]:
@@ -93,46 +131,76 @@ def forgotten(folder: Path, hour: str, removals: Removals) -> dict[int, bytes]:
 # What a forget line keeps of a record.
 
 
-def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: Collection[int]) -> Iterator[Json]:
-    """An entry for each record of `ids` in this hour. `gone`: the indexes of those removed before.
-
-    A record that cannot be read has none: nothing proves what it was. It goes all the same.
-    """
+def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: Collection[int], told: Mapping[Key, Json]) -> Iterator[Json]:
+    """An entry for each record of `ids` in this hour that is not among those `told`. `gone`: the indexes of those removed before."""
     with open_segment(folder, plain_name(hour)) as handle:
         assert isinstance(handle, Plain)
+        found = [each for each in handle.scan() if isinstance(each, Found)]
+        here = {_key(each.tag) for each in found}
+        taken = {*gone, *(it["index"] for key, it in told.items() if key not in here and isinstance(it.get("index"), int))}
         sealed = _sealed(folder, hour)
         index = -1
-        for each in handle.scan():
-            if not isinstance(each, Found):
-                continue
+        for each in found:
             index += 1
-            while index in gone:
+            while index in taken:
                 index += 1
-            if each.tag.id in ids and each.tag.part != SERVICE_PART:
-                with contextlib.suppress(DamagedMember):
-                    yield _entry(handle, hour, index, each, sealed)
+            if each.tag.id in ids and each.tag.part != SERVICE_PART and _key(each.tag) not in told:
+                yield _entry(handle, hour, index, each, sealed, found)
 
 
-def _entry(handle: Plain, hour: str, index: int, found: Found, sealed: Mapping[bytes, int]) -> Json:
-    tag = found.tag
-    leaf, begin = sha256(b"\0"), b""
-    for piece in handle.pieces(found.offset):
-        begin = begin or piece
-        leaf.update(piece)
-    member = sha256()
-    for piece in _bytes(handle.fileno(), found.offset, tag.length):
-        member.update(piece)
+def _key(tag: Tag) -> Key:
+    return tag.id, tag.part, tag.seq
+
+
+def _entry(handle: Plain, hour: str, index: int, record: Found, sealed: Mapping[bytes, int], found: Sequence[Found]) -> Json:
+    """Of a record that cannot be read what its header says, and the hash of its bytes."""
+    tag = record.tag
+    begin, digest = _digest(handle, record)
+    if digest is not None:
+        index = sealed.get(digest[:_DIGEST], index)
+    writer = writer_of(begin or handle.beginning(record.offset))
     return {
         "segment": hour,
-        "index": sealed.get(leaf.digest()[:_DIGEST], index),
+        "index": index,
         "id": id_text(tag.id),
         "part": tag.part,
-        "writer": writer_of(begin) or "",
+        "writer": writer or _writer_beside(handle, record, found) or "",
         "seq": tag.seq,
-        "digest": leaf.hexdigest(),
-        "member": member.hexdigest(),
+        "digest": None if digest is None else digest.hex(),
+        "member": _member(handle.fileno(), record),
         "bytes": tag.length,
     }
+
+
+def _digest(handle: Handle, record: Found) -> tuple[bytes, bytes | None]:
+    """How the line begins, and its leaf hash; none of a line that cannot be read to its end."""
+    leaf, begin = sha256(b"\0"), b""
+    try:
+        for piece in handle.pieces(record.offset):
+            begin = begin or piece
+            leaf.update(piece)
+    except DamagedMember:
+        return begin, None
+    return begin, leaf.digest()
+
+
+def _member(fd: int, record: Found) -> str | None:
+    member = sha256()
+    try:
+        for piece in _bytes(fd, record.offset, record.tag.length):
+            member.update(piece)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None  # the disk itself cannot read them
+    return member.hexdigest()
+
+
+def _writer_beside(handle: Plain, record: Found, found: Sequence[Found]) -> str | None:
+    """Whose line it must be: of the only writer in this hour who has the number before it, or the one after."""
+    beside = [each for each in found if abs(each.tag.seq - record.tag.seq) == 1]
+    names = {writer_of(handle.beginning(each.offset)) for each in beside[:_NEIGHBOURS]} - {None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _bytes(fd: int, at: int, length: int) -> Iterator[bytes]:
@@ -152,14 +220,15 @@ def _sealed(folder: Path, hour: str) -> dict[bytes, int]:
 
 
 def _indexes(told: Removals) -> dict[str, dict[int, bytes]]:
-    """Of each hour the indexes of records that are there no more, as far as they were told of, and their leaf hashes."""
+    """Of each hour the indexes of records that are there no more, as far as they were told of, and their leaf hashes; empty of those that
+    could not be read."""
     found: dict[str, dict[int, bytes]] = {}
     for removal in told.all():
         if removal.closed:
             for each in told.events(removal):
                 for hour, _, entry in _told(each.detail or {}) if each.kind == "forget" else ():
                     with contextlib.suppress(ValueError, TypeError, KeyError):
-                        found.setdefault(hour, {})[int(entry["index"])] = bytes.fromhex(entry["digest"])
+                        found.setdefault(hour, {})[int(entry["index"])] = bytes.fromhex(entry["digest"] or "")
     return found
 
 
@@ -195,13 +264,46 @@ def _holds(folder: Path, name: str, ids: Collection[bytes]) -> bool:
 
 
 def _remove(folder: Path, hours: Collection[str], ids: Collection[bytes]) -> None:
+    """Every step is taken, whatever becomes of the others; then the first failure is raised. Quarantine comes last: it holds the least."""
+    failures = _Failures()
     for hour in sorted(hours):
-        _rewrite(folder, plain_name(hour), ids)
+        with failures:
+            _rewrite(folder, plain_name(hour), ids)
         for name in (hour + PACKED, f".{hour}{PACKED}.new"):  # what packing left when it was cut short
-            (folder / name).unlink(missing_ok=True)
-    _clear_quarantine(folder, ids)
-    sync_folder(folder)
-    derived.forget(folder, ids)
+            with failures:
+                _unlink(folder / name)
+    with failures:
+        sync_folder(folder)
+    if not failures.first:  # else it would be made anew from what is still there
+        with failures:
+            derived.forget(folder, ids)
+    with failures:
+        _clear_quarantine(folder, ids, failures)
+    if failures.first is not None:
+        raise failures.first
+
+
+class _Failures:
+    """Steps of which none keeps the next from being taken: `with` holds back what goes wrong in one."""
+
+    def __init__(self) -> None:
+        self.first: Exception | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, OSError | ArchiveError):
+            return False
+        self.first = self.first or error
+        return True
+
+
+def _unlink(path: Path) -> None:
+    """Anything but a regular file is none of ours, and stays."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def _rewrite(folder: Path, name: str, ids: Collection[bytes]) -> None:
@@ -220,9 +322,9 @@ def _rewrite(folder: Path, name: str, ids: Collection[bytes]) -> None:
             elif spans:
                 os.close(rewritten(folder / name, held.fd, spans, os.fstat(held.fd).st_size))
             else:
-                (folder / f".{name}.new").unlink(missing_ok=True)  # a copy that a crash left: it may hold what was forgotten since
+                _unlink(folder / f".{name}.new")  # a copy that a crash left: it may hold what was forgotten since
     except NotFound:
-        (folder / f".{name}.new").unlink(missing_ok=True)
+        _unlink(folder / f".{name}.new")
     finally:
         appender.close()
 
@@ -240,32 +342,46 @@ def _whose(fd: int | None, each: Found | Damage) -> bytes | None:
     return tag.id if tag is not None and tag.part != SERVICE_PART else None
 
 
-def _clear_quarantine(folder: Path, ids: Collection[bytes]) -> None:
+@contextlib.contextmanager
+def _quarantine(folder: Path) -> Iterator[int | None]:
+    """The quarantine folder, open; None where there is none. Raises Unwritable for a symbolic link."""
+    path = folder / QUARANTINE
+    if not os.path.lexists(path):
+        yield None
+        return
+    with inner_folder(path) as within:
+        yield within
+
+
+def _clear_quarantine(folder: Path, ids: Collection[bytes], failures: _Failures) -> None:
     """Cut out of the quarantine files what begins with a header of one of `ids`, up to the next header; remove those left with none."""
-    quarantine = folder / QUARANTINE
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in sorted(os.listdir(quarantine)):
-            with contextlib.suppress(ArchiveError, FileNotFoundError):
-                _clear_file(quarantine / name, ids)
-        sync_folder(quarantine)
+    with _quarantine(folder) as within:
+        if within is None:
+            return
+        for name in sorted(os.listdir(within)):
+            with failures, contextlib.suppress(FileNotFoundError):
+                if stat.S_ISREG(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode):  # a folder, a socket: not ours
+                    _clear_file(within, name, ids)
+        with failures:
+            sync_names(within)
 
 
-def _clear_file(path: Path, ids: Collection[bytes]) -> None:
+def _clear_file(within: int, name: str, ids: Collection[bytes]) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=within)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return  # a symbolic link, a socket: not ours
-    with open(fd, "rb", buffering=0) as file:
-        spans: list[Span] = []
-        kept = forgotten = False
-        for each in scan(file):
-            whose = _whose(fd, each)
-            if whose is not None:
-                forgotten = whose in ids
-                kept = kept or not forgotten
-            if forgotten:
-                spans.append(_span(each))
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            spans: list[Span] = []
+            kept = forgotten = False
+            for each in scan(file):
+                whose = _whose(fd, each)
+                if whose is not None:
+                    forgotten = whose in ids
+                    kept = kept or not forgotten
+                if forgotten:
+                    spans.append(_span(each))
         if spans and not kept:
-            path.unlink()
+            os.unlink(name, dir_fd=within)
         elif spans:
-            os.close(rewritten(path, fd, spans, os.fstat(fd).st_size))
+            os.close(rewritten(Path(name), fd, spans, os.fstat(fd).st_size, within=within))
+    finally:
+        os.close(fd)

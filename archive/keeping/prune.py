@@ -217,7 +217,7 @@ def _note(held: _Held, handle: Handle, found: Found, *, counted: bool) -> None:
 
 def _tell(told: dict[str, _Runs], each: Json, first: str, last: str) -> None:
     name, begin, end = each.get("writer"), each.get(first), each.get(last)
-    if isinstance(name, str) and isinstance(begin, int) and isinstance(end, int):
+    if isinstance(name, str) and name and isinstance(begin, int) and isinstance(end, int):
         runs = _into(told, name, begin, end)
         runs.closed = runs.closed or bool(each.get("closed"))
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from archive.errors import NotFound
-from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, plain_name, sync_folder
+from archive.errors import NotFound, Unwritable
+from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, inner_folder, plain_name, sync_folder
 from archive.keeping import forget, prune
 from archive.keeping.clerk import Removals
 from archive.segment import Appender
@@ -35,7 +35,7 @@ def sweep(folder: Path) -> list[str]:
     Call it inside of `archive.keeping.clerk.alone`. Raises OSError.
     """
     swept = []
-    for name in sorted(os.listdir(folder)):
+    for name in _files(folder):
         made = name.removeprefix(".").removesuffix(".new")
         unnamed = name == f".{made}.new"
         doubled = name.endswith(PACKED) and SEGMENT_NAME.fullmatch(name) and os.path.lexists(folder / plain_name(hour_of(name)))
@@ -43,15 +43,20 @@ def sweep(folder: Path) -> list[str]:
             with _quiet(folder, plain_name(hour_of(made))):
                 (folder / name).unlink(missing_ok=True)
             swept.append(name)
-    quarantine = folder / QUARANTINE
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(quarantine):
+    with contextlib.suppress(FileNotFoundError, Unwritable), inner_folder(folder / QUARANTINE) as within:
+        for name in _files(within):
             if name.startswith(".") and name.endswith(".new"):
-                (quarantine / name).unlink(missing_ok=True)
+                os.unlink(name, dir_fd=within)
                 swept.append(f"{QUARANTINE}/{name}")
     if swept:
         sync_folder(folder)
     return swept
+
+
+def _files(folder: Path | int) -> list[str]:
+    """Regular files; all else is somebody else's."""
+    with os.scandir(folder) as entries:
+        return sorted(each.name for each in entries if each.is_file(follow_symlinks=False))
 
 
 def _of_hour(name: str) -> bool:

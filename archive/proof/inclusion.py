@@ -125,7 +125,7 @@ def _removed(folder: Path, seal: Seal) -> dict[int, bytes]:
                 if isinstance(each, Found) and each.tag.part == SERVICE_PART:
                     with suppress(DamagedMember):
                         log.own(decode(handle.line(each.offset, limit=_LONGEST)))
-    told = {it.index: bytes.fromhex(it.digest) for each in log.told for it in each.records if it.segment == seal.segment}
+    told = {it.index: bytes.fromhex(it.digest) for each in log.told for it in each.records if it.segment == seal.segment and it.digest}
     return {at: leaf for at, leaf in told.items() if leaf[:DIGEST_LENGTH] == seal.lines[at * DIGEST_LENGTH : (at + 1) * DIGEST_LENGTH]}
 
 

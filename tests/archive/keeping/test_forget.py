@@ -21,8 +21,9 @@ from rig_archive import record as a_record
 from samples import HOUR, Shelf, in_parts, whole
 
 from archive.catalog.follow import Follower
+from archive.errors import Unwritable
 from archive.folder import QUARANTINE, segments
-from archive.keeping import forget
+from archive.keeping import clerk, forget
 from archive.keeping.clerk import Removals, alone
 from archive.keeping.pack import Repacked, pack
 from archive.keeping.upkeep import finish, sweep
@@ -289,7 +290,7 @@ def test_a_forged_forget_line_removes_no_book_keeping(shelf: Shelf) -> None:
     assert len(after) == len(before) + 1  # the removal is closed
 
 
-def test_an_unreadable_record_of_it_goes_too_and_nothing_is_claimed_of_it(shelf: Shelf) -> None:
+def test_a_damaged_record_of_it_is_told_of_and_goes_too(shelf: Shelf) -> None:
     goes = in_parts([b"a" * 400, b"b" * 400])
     path = shelf.put(goes)
     data = bytearray(path.read_bytes())
@@ -297,9 +298,40 @@ def test_an_unreadable_record_of_it_goes_too_and_nothing_is_claimed_of_it(shelf:
         _, _, second = (it for it in scan(file) if isinstance(it, Found))
     data[second.offset + 80] ^= 0xFF
     path.write_bytes(data)
-    assert carry_out(shelf.folder, goes[0]) == 1
-    assert [it["part"] for it in removed(shelf.folder)] == [0]
+    before = bytes(data[second.offset : second.offset + second.tag.length])
+    shelf.close(HOUR + 5)
+    assert carry_out(shelf.folder, goes[0]) == 2
+    _, entry = removed(shelf.folder)
+    assert entry == {
+        "segment": "2026-11-19T10",
+        "index": 2,
+        "id": id_text(goes[0].id),
+        "part": 1,
+        "writer": id_text(shelf.writer),
+        "seq": 2,
+        "digest": None,
+        "member": sha256(before).hexdigest(),
+        "bytes": len(before),
+    }
     assert goes[0].id not in path.read_bytes()
+    assert verify([shelf.folder]).complete, "its number is explained"
+    carry_out(shelf.folder)
+    with alone(shelf.folder):
+        assert forget.forgotten(shelf.folder, "2026-11-19T10", told(shelf.folder)) == {}
+
+
+def test_whose_a_damaged_record_was_is_not_guessed(shelf: Shelf) -> None:
+    goes = whole(HOUR + 1)
+    path = shelf.put(goes)
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        own, record = (it for it in scan(file) if isinstance(it, Found))
+    for each in (own, record):
+        data[each.offset + 80] ^= 0xFF
+    path.write_bytes(data)
+    assert carry_out(shelf.folder, goes) == 1
+    (entry,) = removed(shelf.folder)
+    assert (entry["writer"], entry["seq"], entry["digest"]) == ("", 1, None)
 
 
 def sealed(folder: Path, *hours: str) -> None:
@@ -458,4 +490,107 @@ def test_writers_lose_nothing_while_records_of_their_hour_are_forgotten(tmp_path
     there = {bytes.fromhex(name.replace("-", "")) for name in exchanges(lines)}
     assert there == {it.id for it in written} - gone
     report = verify([folder])
+    assert report.complete, report.sentence
+
+
+def test_nothing_beyond_a_symbolic_link_is_forgotten(shelf: Shelf, tmp_path: Path) -> None:
+    goes = whole(HOUR + 1)
+    shelf.put(goes)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    theirs = shelf.pack(goes)
+    (elsewhere / "theirs").write_bytes(theirs)
+    (shelf.folder / QUARANTINE).symlink_to(elsewhere)
+    before = members(shelf.folder)
+    with pytest.raises(Unwritable, match="quarantine is a symbolic link: refused; move it away"):
+        carry_out(shelf.folder, goes)
+    assert members(shelf.folder) == before, "nothing was begun"
+    assert [path.read_bytes() for path in elsewhere.iterdir()] == [theirs]
+    with alone(shelf.folder):
+        assert sweep(shelf.folder) == []
+    (shelf.folder / QUARANTINE).unlink()
+    assert carry_out(shelf.folder, goes) == 1
+
+
+def test_what_is_not_ours_in_quarantine_keeps_nothing_from_being_forgotten(shelf: Shelf) -> None:
+    goes = canary(1, HOUR + 1)
+    shelf.put(goes)
+    followed(shelf.folder)
+    quarantine = shelf.folder / QUARANTINE
+    (quarantine / "a folder").mkdir(parents=True)
+    (quarantine / ".x.new").mkdir()
+    os.mkfifo(quarantine / "b pipe")
+    (quarantine / "c link").symlink_to("/etc/hostname")
+    (quarantine / "d torn").write_bytes(shelf.pack(goes)[:-9])
+    opened = os.listdir("/proc/self/fd")
+    carry_out(shelf.folder, goes)
+    with alone(shelf.folder):
+        assert sweep(shelf.folder) == []
+    assert os.listdir("/proc/self/fd") == opened
+    assert sorted(path.name for path in quarantine.iterdir()) == [".x.new", "a folder", "b pipe", "c link"]
+    assert_nowhere(shelf.folder, b"canary", b"quetzalcoatlus")
+    assert not told(shelf.folder).unfinished()
+
+
+def test_what_cannot_be_cleared_keeps_nothing_else_from_being_forgotten(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The removal stays open until all of it is done."""
+    goes = canary(1, HOUR + 1)
+    shelf.put(goes)
+    followed(shelf.folder)
+    quarantine = shelf.folder / QUARANTINE
+    quarantine.mkdir()
+    for name in ("a", "b"):
+        (quarantine / name).write_bytes(shelf.pack(goes)[:-9])
+    unlink = os.unlink
+
+    def refusing(path: str | Path, **options: Any) -> None:
+        if path == "a":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refusing)
+        with pytest.raises(PermissionError):
+            carry_out(shelf.folder, goes)
+    assert [path.name for path in quarantine.iterdir()] == ["a"]
+    assert_nowhere(shelf.folder / "index", b"canary", b"quetzalcoatlus")
+    assert len(told(shelf.folder).unfinished()) == 1
+    with alone(shelf.folder):
+        assert finish(shelf.folder, Removals(shelf.folder), version="t", clock=lambda: NOW) == 1
+    assert list(quarantine.iterdir()) == []
+    assert not told(shelf.folder).unfinished()
+
+
+def test_an_exchange_told_of_in_part_is_forgotten_whole(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between telling of the first hour and of the second: the next run tells of the rest, and leaves nothing of it."""
+    parts = in_parts([b"canary one", b"canary two", b"canary three"], at=HOUR + 3590)
+    stays = whole(HOUR + 1)
+    shelf.put([stays, parts[0]])
+    shelf.put(parts[1:], at=HOUR + 3601)
+    shelf.close(HOUR + 3605)
+    tell, calls = clerk.Clerk.tell, []
+
+    def killed(self: clerk.Clerk, now: float, lines: Any) -> None:
+        calls.append(now)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        tell(self, now, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clerk.Clerk, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(shelf.folder, parts[0])
+    assert [it["part"] for it in removed(shelf.folder)] == [0]
+    assert verify([shelf.folder]).complete
+    with alone(shelf.folder):
+        assert finish(shelf.folder, Removals(shelf.folder), version="t", clock=lambda: NOW + 60) == 1
+    assert [(it["segment"], it["index"], it["part"]) for it in removed(shelf.folder)] == [
+        ("2026-11-19T10", 2, 0),
+        ("2026-11-19T11", 0, 1),
+        ("2026-11-19T11", 1, 2),
+    ]
+    assert_nowhere(shelf.folder, b"canary")
+    assert not told(shelf.folder).unfinished()
+    assert {it.id for it in Reader(shelf.folder).page().entries} == {id_text(stays.id)}
+    report = verify([shelf.folder])
     assert report.complete, report.sentence
