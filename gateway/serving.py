@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -151,8 +152,16 @@ def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: boo
         lines += ["", "Further routes:", *(f"  {gateway}/{route.name}  ->  {route.url}" for route in others)]
     if settings.record:
         folder = "" if settings.archive == Settings().archive else f" --archive {shlex.quote(str(settings.archive))}"
-        lines += ["", "Look at what it records:", f"  verbatim ls{folder}"]
+        lines += ["", "Look at what it records:", f"  {_our_name()} ls{folder}"]
     return "\n".join([*lines, "", "Ctrl-C stops it."]) + "\n"
+
+
+def _our_name() -> str:
+    """What to type for this command: its name where the shell finds it, else as it was called (`make run` calls .venv/bin/verbatim)."""
+    called = sys.argv[0]
+    if not called.endswith("/verbatim") or shutil.which("verbatim") == os.path.abspath(called):
+        return "verbatim"
+    return shlex.quote(called)
 
 
 def _keeper(settings: Settings) -> Keeper:

@@ -233,6 +233,21 @@ def test_listening_beyond_this_machine_is_warned_of(capsys: pytest.CaptureFixtur
     assert "0.0.0.0" in told
 
 
+@pytest.mark.parametrize(
+    ("called", "on_path", "typed"),
+    [
+        ("/usr/bin/verbatim", True, "verbatim"),
+        (".venv/bin/verbatim", False, ".venv/bin/verbatim"),
+        ("/a b/verbatim", False, "'/a b/verbatim'"),
+        ("-c", False, "verbatim"),
+    ],
+)
+def test_the_greeting_names_a_command_that_can_be_typed(called: str, on_path: bool, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(serving.shutil, "which", lambda name: called if on_path else None)
+    assert serving._our_name() == typed
+
+
 # serve
 
 
