@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, NotFound
 from archive.folder import PACKED, hour_of, segments
 from archive.keeping import forget, prune, upkeep
 from archive.keeping import retention as keep
@@ -103,8 +103,12 @@ class Caretaker:
         for hour in closed_hours(self._folder, self._clock()):
             if self._stopping():
                 return
-            with alone(self._folder):
-                seal = seal_hour(self._folder, hour, key=key, now=self._clock(), version=__version__)
+            try:
+                with alone(self._folder):
+                    seal = seal_hour(self._folder, hour, key=key, now=self._clock(), version=__version__)
+            except NotFound as error:  # an empty hour must not keep those after it from their seals
+                log.warning("not sealed %s: %s", hour, error)
+                continue
             log.info("sealed %s: %d records", hour, seal.records)
 
     def _key(self) -> Key | None:

@@ -57,40 +57,41 @@ class Chain:
 
     def __init__(self, links: Sequence[Link], segments: Sequence[Path], pruned: Mapping[str, str | None]) -> None:
         """`segments` lie in the folder; `pruned` are the hours that prune lines tell of, with the SHA-256 of their seals."""
-        self._links = links
+        self.links = links
+        self._by_hour = {link.hour: link for link in links}
         self._segments = {hour_of(path.name): path for path in segments}
         self._pruned = pruned
 
     def damaged(self) -> Iterator[Damaged]:
         """Seals that are not as they were written, and hours that are in no chain though they should be."""
-        yield from (_whole(link, link.why) for link in self._links if link.why)
+        yield from (_whole(link, link.why) for link in self.links if link.why)
         yield from sorted(self._breaks(), key=lambda each: each.file)
         yield from self._unsealed()
 
     def _breaks(self) -> Iterator[Damaged]:
         """Follow the chain from its newest seal: what is not named in it, and what is not as it was when it was named."""
-        at = len(self._links) - 1
+        at = len(self.links) - 1
         while at > 0:
-            link, before = self._links[at], self._links[at - 1]
+            link, before = self.links[at], self.links[at - 1]
             at -= 1
             if link.seal is None:
                 continue  # told of already
             named = link.seal.previous
-            if named is None and link is not self._links[-1]:
-                yield from (_whole(each, _OUTSIDE) for each in self._links[: at + 1])  # the chain begins here, as the next seal vouches
+            if named is None and link is not self.links[-1]:
+                yield from (_whole(each, _OUTSIDE) for each in self.links[: at + 1])  # the chain begins here, as the next seal vouches
                 return
             if named is None or named.segment >= link.hour:
                 yield _whole(link, f"it does not name the seal before it, that of {before.hour}")
                 continue
-            while at >= 0 and self._links[at].hour > named.segment:
-                yield _whole(self._links[at], _OUTSIDE)
+            while at >= 0 and self.links[at].hour > named.segment:
+                yield _whole(self.links[at], _OUTSIDE)
                 at -= 1
-            if at >= 0 and self._links[at].hour == named.segment and self._links[at].sha256 != named.sha256:
-                yield _whole(self._links[at], f"it was changed or replaced after {link.hour} was sealed, whose seal names another")
+            if at >= 0 and self.links[at].hour == named.segment and self.links[at].sha256 != named.sha256:
+                yield _whole(self.links[at], f"it was changed or replaced after {link.hour} was sealed, whose seal names another")
 
     def _unsealed(self) -> Iterator[Damaged]:
-        newest = self._links[-1].hour if self._links else ""
-        sealed = {link.hour for link in self._links}
+        newest = self.links[-1].hour if self.links else ""
+        sealed = {link.hour for link in self.links}
         for hour, path in self._segments.items():
             if hour < newest and hour not in sealed and hour not in self._pruned:
                 why = "it has no seal though a later hour has one: its seal was taken away, or the hour was put here later"
@@ -98,12 +99,12 @@ class Chain:
 
     def gone(self) -> Iterator[Gone]:
         """Hours that were sealed and are not there, and that no prune line tells of."""
-        for link in self._links:
+        for link in self.links:
             if link.hour not in self._segments and link.hour not in self._pruned:
                 records = link.seal.records if link.seal is not None else None
                 yield Gone(link.hour, records, "its seal is there and its records are not")
-        there = {link.hour for link in self._links} | self._segments.keys()
-        for link in self._links:
+        there = {link.hour for link in self.links} | self._segments.keys()
+        for link in self.links:
             named = link.seal.previous if link.seal is not None else None
             if named is not None and named.segment < link.hour and named.segment not in there and not self._told(named):
                 yield Gone(named.segment, None, f"the seal of {link.hour} names it, and neither it nor its seal is there")
@@ -111,14 +112,29 @@ class Chain:
     def _told(self, named: Previous) -> bool:
         return self._pruned.get(named.segment) == named.sha256
 
-    def unvouched(self, key: str) -> Iterator[Damaged]:
-        """Seals that `key` (a public key) has not signed, nor any seal after them: a signature vouches for the whole chain before it."""
-        for link in reversed(self._links):
-            if link.seal is not None and link.seal.key == key and not link.why:
-                return
-            signed = link.seal is not None and link.seal.key is not None
-            why = "it is signed by another key than yours" if signed else "it is not signed by your key"
-            yield _whole(link, f"{why}, and no later seal is signed by yours")
+    def vouched(self, key: str | None) -> frozenset[str]:
+        """The hours whose seals `key` (a public key; any when None) has signed, or that the chain leads back to from one that it has
+        signed: a signature vouches for the whole chain before it."""
+        found, named = set[str](), None
+        for link in reversed(self.links):
+            if link.seal is None:
+                continue
+            signed = not link.why and link.seal.key is not None and key in (None, link.seal.key)
+            if signed or named == Previous(link.hour, link.sha256):
+                found.add(link.hour)
+                named = link.seal.previous
+        return frozenset(found)
+
+    def unvouched(self, hour: str) -> str | None:
+        """Why that hour, which is not among those vouched for by a key, is not; to be read after "it is". None when it has no seal."""
+        link = self._by_hour.get(hour)
+        if link is None:
+            return None
+        if link.seal is None or link.why:
+            return "sealed, but its seal is not as it was made"
+        if link.seal.key is None:
+            return "not signed, nor is a later hour with your key"
+        return f"signed by {link.seal.key}, not by your key"
 
 
 def _whole(link: Link, why: str) -> Damaged:

@@ -58,7 +58,8 @@ class Facts:
 
 
 def read_facts(path: Path) -> Facts:
-    """Look at one segment from end to end. Blocks for a second per 400 MB of lines. Raises NotFound, OSError."""
+    """Look at one segment from end to end. Blocks for a second per 400 MB of lines. Raises OSError, and NotFound: also for a file that
+    is no segment, neither by its name nor by anything in it."""
     link = read_link(path.parent, hour_of(path.name)) if SEGMENT_NAME.fullmatch(path.name) else None
     with _open(path) as handle:
         walk = Walk(handle, end=handle.end() if link is not None else _end_between_batches(handle))
@@ -71,6 +72,8 @@ def read_facts(path: Path) -> Facts:
                 _record(facts, frontier, each)
     facts.bytes, facts.sha256 = walk.bytes, walk.sha256
     facts.root, facts.records = frontier.root().hex(), len(frontier)
+    if not (facts.records or walk.headers or SEGMENT_NAME.fullmatch(path.name)):
+        raise NotFound(f"{path} is no segment: it has neither the name of one (2026-11-20T10.jsonl.gz) nor a record")
     return facts
 
 
@@ -78,11 +81,18 @@ def _open(path: Path) -> Handle:
     """The segment, or the form that has just taken its place."""
     try:
         return open_file(path)
-    except NotFound:
+    except NotFound as error:
         other = [each for each in segments(path.parent) if hour_of(each.name) == hour_of(path.name) and each.name != path.name]
         if not (other and SEGMENT_NAME.fullmatch(path.name)) or path.is_symlink():
-            raise
+            raise NotFound(_refused(path, error.__cause__)) from error
         return open_file(other[0])
+
+
+def _refused(path: Path, cause: BaseException | None) -> str:
+    """By the path as it was given; the name alone may be all there is of it in many folders."""
+    if path.is_symlink():
+        return f"{path} is a symbolic link, which is not followed; give the file itself"
+    return f"{path} cannot be opened: {cause.strerror}" if isinstance(cause, OSError) else f"{path} is no regular file"
 
 
 def _record(facts: Facts, frontier: Frontier, each: Checked) -> None:

@@ -53,7 +53,9 @@ def make_key(path: Path) -> Key:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise BadKey(f"{path} is there already, and a key is never overwritten; choose another name") from None
+        raise BadKey(
+            f"{path} is there already, and a key is never overwritten; choose another name, or have it renamed with --force"
+        ) from None
     try:
         os.fchmod(fd, 0o600)
         written = os.write(fd, text)
@@ -88,8 +90,8 @@ def load_key(path: Path) -> Key:
 
 
 def public_key(text: str) -> str:
-    """The public key that `text` gives, as 64 hexadecimal digits: itself, or the name of a file that holds them or a PEM of the key
-    (public or private). Raises BadKey."""
+    """The public key that `text` gives, as 64 hexadecimal digits: itself, or the name of a file that holds them or a PEM of the public key.
+    Raises BadKey, also for a private key: where seals are only checked it has no business."""
     if _PUBLIC.fullmatch(text.strip().lower()):
         return text.strip().lower()
     path = Path(text)
@@ -97,7 +99,7 @@ def public_key(text: str) -> str:
         raise BadKey(f"{text} is neither a public key of 64 hexadecimal digits nor a file that holds one")
     data = _read(path, private=False)
     if b"PRIVATE KEY" in data:
-        return load_key(path).public
+        raise BadKey(f"{path} is the private key; give its public half, which `verbatim keygen` printed when it made the key")
     found = _PUBLIC.fullmatch(data.decode("ascii", "replace").strip().lower())
     return found[0] if found else _from_pem(path, data)
 
@@ -127,6 +129,10 @@ def _from_pem(path: Path, data: bytes) -> str:
     return key.public_bytes_raw().hex()
 
 
+def _is_public(data: bytes) -> bool:
+    return b"PUBLIC KEY" in data or _PUBLIC.fullmatch(data.decode("ascii", "replace").strip().lower()) is not None
+
+
 def _read(path: Path, *, private: bool) -> bytes:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if private else 0)
     try:
@@ -137,8 +143,11 @@ def _read(path: Path, *, private: bool) -> bytes:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise BadKey(f"the key file {path} is no regular file")
+        data = os.read(fd, _LONGEST)
+        if private and _is_public(data):
+            raise BadKey(f"{path} is a public key, which checks seals; the private key signs them: the file that `verbatim keygen` made")
         if private and stat.S_IMODE(about.st_mode) & _OTHERS:
             raise BadKey(f"the key file {path} may be read by others than its owner; run `chmod 600 {path}`")
-        return os.read(fd, _LONGEST)
+        return data
     finally:
         os.close(fd)

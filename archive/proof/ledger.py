@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from archive.errors import DamagedMember
 from archive.proof.manifest import SealedWriter
 from archive.proof.merkle import HASH_LENGTH
-from archive.proof.report import Gap, Missing, Numbers, WriterFound
+from archive.proof.report import Gap, Missing, Repeated, WriterFound
 
 __all__ = ["Claim", "Ledger", "Log", "Pruned", "Removed", "Run", "Told", "WriterLog"]
 
@@ -51,6 +52,7 @@ class Removed:
     writer: str
     seq: int
     digest: str
+    """Its leaf hash, hex; empty when it was damaged already, so that nobody could tell what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Pruned:
     """One hour that a prune line tells of."""
 
     segment: str
+    records: int
     seal: str | None
     writers: tuple[tuple[str, int, int], ...]
 
@@ -155,9 +158,9 @@ def _gap(writer: str, line: Json, told: Json) -> Gap:
 
 def _forget(line: Json, told: Json) -> Told:
     removed = tuple(
-        Removed(str(it["segment"]), int(it["index"]), str(it["writer"]), int(it["seq"]), str(it["digest"])) for it in told["removed"]
+        Removed(str(it["segment"]), int(it["index"]), str(it["writer"]), int(it["seq"]), str(it["digest"] or "")) for it in told["removed"]
     )
-    if not all(len(bytes.fromhex(each.digest)) == HASH_LENGTH for each in removed):
+    if not all(len(bytes.fromhex(each.digest)) in (0, HASH_LENGTH) for each in removed):
         raise ValueError(told["removed"])
     return Told("forget", str(line["at"]), str(told["by"]), str(told["why"]), removed, (), len(removed))
 
@@ -166,19 +169,29 @@ def _prune(line: Json, told: Json) -> Told:
     hours = tuple(
         Pruned(
             str(it["segment"]),
+            int(it["records"]),
             None if it["seal"] is None else str(it["seal"]),
             tuple((str(each["writer"]), int(each["first"]), int(each["last"])) for each in it["writers"]),
         )
         for it in told["segments"]
     )
-    count = sum(int(it["records"]) for it in told["segments"])
-    return Told("prune", str(line["at"]), str(told["by"]), str(told["why"]), (), hours, count)
+    return Told("prune", str(line["at"]), str(told["by"]), str(told["why"]), (), hours, sum(hour.records for hour in hours))
+
+
+class _Held(NamedTuple):
+    """Numbers that a file has, or that a gap line in it tells of."""
+
+    first: int
+    last: int
+    file: Path
+    gap: bool
 
 
 @dataclass(slots=True)
 class _Writer:
     runs: list[Run] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    held: list[_Held] = field(default_factory=list)
     told: list[tuple[int, int]] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     opened: tuple[int, str, int] | None = None
@@ -206,8 +219,9 @@ class Ledger:
         self._files = 0
         self._damages = 0
 
-    def add(self, log: Log, *, alone: bool = False) -> None:
-        """The next file. `alone`: it is sealed and given without those before it, so what its writers wrote earlier is not asked for."""
+    def add(self, log: Log, file: Path, *, alone: bool = False) -> None:
+        """What `file`, the next one, says. `alone`: it is sealed and given without those before it, so what its writers wrote earlier is
+        not asked for."""
         for name, found in log.writers.items():
             writer = self._writers.setdefault(name, _Writer())
             if alone and found.runs and not writer.runs:
@@ -215,13 +229,19 @@ class Ledger:
             for run in found.runs:
                 run.begin, run.end = run.begin + self._damages, run.end + self._damages
                 writer.runs.append(run)
+                writer.held.append(_Held(run.first, run.last, file, gap=False))
             if found.opened is not None:
                 writer.opened = (self._files, *found.opened)
             writer.closed = writer.closed or found.closed
         for gap in log.gaps:
-            self._writers.setdefault(gap.writer, _Writer()).gaps.append(gap)
+            writer = self._writers.setdefault(gap.writer, _Writer())
+            writer.gaps.append(gap)
+            if gap.records:
+                writer.held.append(_Held(gap.seq - gap.records, gap.seq - 1, file, gap=True))
         for told in log.told:
             for it in told.records:
+                if not it.writer:
+                    continue  # damaged so that not even that could be told
                 self._writers.setdefault(it.writer, _Writer()).told.append((it.seq, it.seq))
             for hour in told.hours:
                 for name, first, last in hour.writers:
@@ -238,7 +258,7 @@ class Ledger:
         """Numbers up to each writer's last that are neither there nor told of."""
         return [each for name, writer in sorted(self._writers.items()) for each in _missing(name, writer)]
 
-    def repeated(self) -> list[Numbers]:
+    def repeated(self) -> list[Repeated]:
         """Numbers that are there twice, or there though a gap line tells of them as lost."""
         return [each for name, writer in sorted(self._writers.items()) for each in _repeated(name, writer)]
 
@@ -304,11 +324,11 @@ def _why(writer: _Writer, first: int, last: int, *, begun: bool, damaged: bool) 
     return "unknown: nothing here tells of their loss"
 
 
-def _repeated(name: str, writer: _Writer) -> Iterator[Numbers]:
-    spans = [(run.first, run.last) for run in writer.runs]
-    spans += [(gap.seq - gap.records, gap.seq - 1) for gap in writer.gaps if gap.records]
-    expected = 0
-    for first, last in sorted(spans):
-        if first < expected:
-            yield Numbers(name, first, min(last, expected - 1))
-        expected = max(expected, last + 1)
+def _repeated(name: str, writer: _Writer) -> Iterator[Repeated]:
+    before: _Held | None = None
+    """Of those so far, the one that goes furthest."""
+    for held in sorted(writer.held, key=lambda it: it[:2]):  # the same twice: in the order of the files
+        if before is not None and held.first <= before.last:
+            yield Repeated(name, held.first, min(held.last, before.last), before.file, held.file, before.gap or held.gap)
+        if before is None or held.last > before.last:
+            before = held

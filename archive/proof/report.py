@@ -1,4 +1,4 @@
-"""What a verification found, as values, and its verdict in one sentence. Finds nothing itself."""
+"""What a verification found, as values. Finds nothing itself; `verdict` has the words."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ __all__ = [
     "HourFound",
     "Missing",
     "Numbers",
+    "Proof",
     "Removal",
+    "RemovedFrom",
+    "Repeated",
     "Report",
     "SetAside",
+    "Unproven",
     "WriterFound",
     "counted",
-    "sentence",
 ]
 
-Verdict = Literal["complete", "incomplete", "damaged"]
+Verdict = Literal["complete", "unproven", "incomplete", "damaged"]
+Proof = Literal["signed", "sealed", "not sealed"]
+"""What stands behind a line: a seal that the key asked for (any key, where none is) vouches for, a seal, or nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,17 @@ class Missing(Numbers):
     until: str | None
     """The times of the records before and after them, as these have them; None where there is none."""
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated(Numbers):
+    """Numbers that are there twice, or there though a gap line tells of them as lost."""
+
+    first_file: Path
+    second_file: Path
+    """May be the same."""
+    gap: bool
+    """In one of the two it is a gap line that tells of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,33 @@ class Removal:
     segments: int
     pending: int
     """Of these, records (of a prune: hours) that are still there: it was cut short, and is finished by the next run."""
+    hours: list[str]
+    """The hours it tells of."""
+    told_in: Path
+    proof: Proof
+    """What stands behind the line that tells of it. Not sealed yet: whoever can write there can have written it just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedFrom:
+    """What is not there any more because a forget or prune line tells of it, by the hour."""
+
+    kind: Literal["forget", "prune"]
+    segment: str
+    records: int
+    proof: Proof
+    """The best that stands behind one of the lines that tell of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """An hour that is over and that no seal vouches for which the key asked for has signed."""
+
+    segment: str
+    """Empty where there is none at all."""
+    file: Path
+    why: str
+    """To be read after "it is"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +204,8 @@ class Report:
     verdict: Verdict
     sentence: str
     complete: bool
-    """Nothing is damaged, missing, lost or there twice. False also where a gap line tells of lost records: then see `accounted`."""
+    """Nothing is damaged, missing, lost, there twice or unproven. False also where a gap line tells of lost records: then see
+    `accounted`."""
     accounted: bool
     """Nothing is damaged or there twice, and of every writer each number up to its last is there or told of."""
     files: int
@@ -175,14 +219,23 @@ class Report:
     damages: int
     missing: list[Missing]
     """A writer's beginning that lies in a file not given is missing, too, unless what is given is sealed."""
-    repeated: list[Numbers]
-    """Numbers that are there more than once."""
+    repeated: list[Repeated]
     gone: list[Gone]
     gaps: list[Gap]
     removals: list[Removal]
+    removed: list[RemovedFrom]
+    unproven: list[Unproven]
+    """Empty when no key was asked for."""
+    overdue: list[str]
+    """Hours newer than every seal that are long over and not sealed: perhaps nobody seals here, perhaps their seals were taken away."""
+    partial: bool
+    """Files were given without the folder they lie in, so that what other hours say is not known."""
     writers: list[WriterFound]
     head: str | None
-    """SHA-256 of the newest seal. Who keeps it elsewhere can tell later that nothing up to it was changed, or taken away."""
+    """SHA-256 of the newest seal. Who keeps it elsewhere can tell later that nothing up to it was changed, or taken away. See
+    `worth_keeping`."""
+    worth_keeping: bool
+    """All is accounted for and nothing is unproven: a head kept now does not vouch for damage."""
     set_aside: list[SetAside]
     """What recovery put into quarantine. No record that was acknowledged is among it, unless the disk lost what it had confirmed."""
     strangers: list[str]
@@ -192,62 +245,3 @@ class Report:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """1 record, 2 records, 1,203,441 records."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def sentence(report: Report) -> str:
-    """The verdict, with what matters most."""
-    if not report.files and not report.gone and not report.damages:
-        return "complete: there are no recordings here"
-    held = _held(report)
-    if report.verdict == "complete":
-        return f"complete: {held}, nothing missing{_unclosed(report)}"
-    missing = _missing(report)
-    if report.verdict == "incomplete":
-        return f"incomplete: {missing}; {held}{_unclosed(report)}"
-    return f"damaged: {'; '.join(filter(None, (_damaged(report), _repeated(report), missing)))}; {held}{_unclosed(report)}"
-
-
-def _held(report: Report) -> str:
-    sealed = sum(hour.sealed for hour in report.hours)
-    said = f"{counted(report.files, 'hour')}, {counted(report.members, 'record')}"
-    if sealed:
-        chained = " and chained" if report.head is not None else ""
-        said += f", {'all' if sealed == report.files else format(sealed, ',')} sealed{chained}"
-    if sealed < report.files:
-        said += f", {'none sealed' if not sealed else f'{report.files - sealed:,} not'} (checksums and numbers are all that can be checked)"
-    return said
-
-
-def _damaged(report: Report) -> str:
-    if not report.damages:
-        return ""
-    first = report.damaged[0]
-    known = ", known when it was sealed" if all(each.known for each in report.damaged) else ""
-    where = f"the first in {first.file} at byte {first.offset:,}, {counted(first.length, 'byte')}"
-    return f"{counted(report.damages, 'place')}{known}, {where}: {first.why}"
-
-
-def _repeated(report: Report) -> str:
-    twice = sum(each.count for each in report.repeated)
-    return f"{counted(twice, 'record')} {'is' if twice == 1 else 'are'} there twice" if twice else ""
-
-
-def _missing(report: Report) -> str:
-    parts = []
-    if report.gone:
-        parts.append(f"{counted(len(report.gone), 'sealed hour')} {'is' if len(report.gone) == 1 else 'are'} gone")
-    if unexplained := sum(each.count for each in report.missing if not each.why.startswith("damaged")):  # those are told of as damage
-        parts.append(f"{counted(unexplained, 'record')} {'is' if unexplained == 1 else 'are'} missing and no gap record tells why")
-    if told := sum(gap.records for gap in report.gaps):
-        reasons = dict.fromkeys(gap.why for gap in report.gaps if gap.records)
-        parts.append(f"{counted(told, 'record')} {'was' if told == 1 else 'were'} lost as gap records say ({'; '.join(reasons)})")
-    return ", ".join(parts)
-
-
-def _unclosed(report: Report) -> str:
-    killed = sum(writer.killed for writer in report.writers)
-    others = sum(not (writer.closed or writer.killed) for writer in report.writers)
-    said = f"; {counted(killed, 'writer')} {'was' if killed == 1 else 'were'} killed, with what had not been written" if killed else ""
-    return said + (
-        f"; {counted(others, 'writer')} {'has' if others == 1 else 'have'} not closed: still at work, or killed" if others else ""
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -18,25 +19,29 @@ from archive.folder import QUARANTINE, hour_of, segments, strangers
 from archive.proof.chain import Chain, Link, read_link
 from archive.proof.compare import compare
 from archive.proof.facts import MOST, Facts, read_facts
-from archive.proof.ledger import Claim, Ledger, Removed, Told
-from archive.proof.manifest import DIGEST_LENGTH, Seal
-from archive.proof.report import Damaged, Gap, Gone, HourFound, Missing, Numbers, Removal, Report, SetAside, WriterFound, sentence
+from archive.proof.ledger import Claim, Ledger
+from archive.proof.manifest import Seal
+from archive.proof.removal import Line, Removals
+from archive.proof.report import Damaged, Gone, HourFound, Missing, Proof, Report, SetAside, Unproven
 from archive.proof.seal import read_seal, sealed_hours
+from archive.proof.verdict import sentence
+from archive.proof.vouch import Now, unproven
 
-__all__ = ["Damaged", "Gap", "Gone", "HourFound", "Missing", "Numbers", "Removal", "Report", "SetAside", "WriterFound", "verify"]
+__all__ = ["Missing", "Report", "verify"]
 
 
-def verify(paths: Iterable[Path], *, key: str | None = None, head: str | None = None, jobs: int = 1) -> Report:
+def verify(paths: Iterable[Path], *, key: str | None = None, head: str | None = None, jobs: int = 1, now: float | None = None) -> Report:
     """Check segments, and all segments and seals of folders. Blocks for as long as inflating them takes (a second per 400 MB of lines),
-    in `jobs` processes. `key`: the public key that must have signed. `head`: the `Report.head` of an earlier look, whose seal must still
-    be in the chain.
+    in `jobs` processes. `key`: the public key that must vouch for every hour that is over, by its signature or that of a later seal of the
+    chain. `head`: the `Report.head` of an earlier look, whose seal must still be in the chain. `now` (Unix seconds): the clock's when None.
 
     A file given by itself is held against its seal, not against its neighbours. Memory is bounded, but for 300 bytes a record of an hour
     that is not as it was sealed. Raises NotFound for a path that is not there, or is neither a folder nor a regular file, OSError for
     what the disk does. Symbolic links are not followed.
     """
     folders, files = _files(paths)
-    return _Judgement(folders, list(_looked_at(files, jobs)), key, head).report()
+    facts = list(_looked_at(files, jobs))
+    return _Judgement(folders, facts, key, head, Now(time.time() if now is None else now, facts)).report()
 
 
 def _files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
@@ -64,19 +69,16 @@ def _looked_at(files: Sequence[Path], jobs: int) -> Iterator[Facts]:
 class _Judgement:
     """What the files say together."""
 
-    def __init__(self, folders: Sequence[Path], facts: Sequence[Facts], key: str | None, head: str | None) -> None:
+    def __init__(self, folders: Sequence[Path], facts: Sequence[Facts], key: str | None, head: str | None, now: Now) -> None:
         self._folders = folders
         self._facts = facts
         self._key = key
         self._head = head
-        self._told = [told for each in facts for told in each.log.told]
-        self._removed: dict[str, list[tuple[str, Removed]]] = {}
-        """Of each hour what forget lines tell of, and when they did."""
-        for told in self._told:
-            for it in told.records:
-                self._removed.setdefault(it.segment, []).append((told.at, it))
-        self._pruned = {hour.segment: hour.seal for told in self._told for hour in told.hours}
+        self._now = now
+        self._links: dict[Path, list[Link]] = {}
         self._there = {hour_of(each.path.name): each for each in facts}
+        lines = [Line(told, each.path, proof) for each in facts if each.log.told for proof in [self._proof(each)] for told in each.log.told]
+        self._removals = Removals(lines, self._there, whole=bool(folders))
         self._damaged: list[Damaged] = []
         self._damages = 0
         self._hours: list[HourFound] = []
@@ -85,30 +87,20 @@ class _Judgement:
         ledger = Ledger()
         for each in self._facts:
             self._file(each)
-            ledger.add(each.log, alone=each.path.parent not in self._folders and each.seal is not None)
+            ledger.add(each.log, each.path, alone=each.path.parent not in self._folders and each.seal is not None)
             if each.seal is not None:
                 ledger.claim(_claims(each.seal, gone=False))
-        gone, head, heads = list[Gone](), None, set(self._pruned.values())
-        for folder in self._folders:
-            links = self._links(folder)
-            chain = Chain(links, [each.path for each in self._facts if each.path.parent == folder], self._pruned)
-            self._add(chain.damaged() if self._key is None else (*chain.damaged(), *chain.unvouched(self._key)))
-            gone += chain.gone()
-            lost = {each.segment for each in gone}
-            ledger.claim(each for link in links if link.seal and link.hour in lost for each in _claims(link.seal, gone=True))
-            head = links[-1].sha256 if links else head
-            heads.update(link.sha256 for link in links)
-        if self._head is not None and self._head not in heads:
-            gone.append(Gone("", None, f"no seal here has the SHA-256 {self._head}: it was changed, or taken away with all after it"))
+        gone, head = self._chained(ledger)
         missing, repeated = ledger.missing(), ledger.repeated()
         gaps = [gap for each in self._facts for gap in each.log.gaps]
         sound = not (self._damages or repeated)
         accounted = sound and not (missing or gone)
-        complete = accounted and not any(gap.records for gap in gaps)
+        whole = accounted and not any(gap.records for gap in gaps)
+        doubted = self._unproven()
         report = Report(
-            verdict="complete" if complete else "incomplete" if sound else "damaged",
+            verdict="damaged" if not sound else "incomplete" if not whole else "unproven" if doubted else "complete",
             sentence="",
-            complete=complete,
+            complete=whole and not doubted,
             accounted=accounted,
             files=len(self._facts),
             bytes=sum(hour.bytes for hour in self._hours),
@@ -121,13 +113,55 @@ class _Judgement:
             repeated=repeated,
             gone=gone,
             gaps=gaps,
-            removals=[self._removal(told) for told in self._told],
+            removals=self._removals.told(),
+            removed=self._removals.removed(),
+            unproven=doubted,
+            overdue=self._overdue(),
+            partial=any(each.path.parent not in self._folders for each in self._facts),
             writers=ledger.writers(),
             head=head,
+            worth_keeping=accounted and not doubted and head is not None,
             set_aside=[each for folder in self._folders for each in _set_aside(folder / QUARANTINE)],
             strangers=[str(folder / name) for folder in self._folders for name in strangers(folder)],
         )
         return replace(report, sentence=sentence(report))
+
+    def _chained(self, ledger: Ledger) -> tuple[list[Gone], str | None]:
+        """Hold the seals of each folder against each other: the hours that are gone, and the newest seal's hash."""
+        gone, head, heads = list[Gone](), None, set(self._removals.pruned.values())
+        for folder in self._folders:
+            chain = self._chain(folder)
+            self._add(chain.damaged())
+            gone += chain.gone()
+            lost = {each.segment for each in gone}
+            ledger.claim(each for link in chain.links if link.seal and link.hour in lost for each in _claims(link.seal, gone=True))
+            head = chain.links[-1].sha256 if chain.links else head
+            heads.update(link.sha256 for link in chain.links)
+        if self._head is not None and self._head not in heads:
+            gone.append(Gone("", None, f"no seal here has the SHA-256 {self._head}: it was changed, or taken away with all after it"))
+        return gone, head
+
+    def _unproven(self) -> list[Unproven]:
+        if self._key is None:
+            return []
+        return list(unproven(self._folders, [each.path for each in self._facts], self._chain, self._key, self._now))
+
+    def _overdue(self) -> list[str]:
+        """Those older than a seal are damage, and told of as that."""
+        newest = {folder: max(sealed_hours(folder), default="") for folder in {each.path.parent for each in self._facts}}
+        unsealed = [(each.path.parent, hour_of(each.path.name)) for each in self._facts if each.link is None]
+        return [hour for folder, hour in unsealed if newest[folder] < hour and self._now.over(hour)]
+
+    def _chain(self, folder: Path) -> Chain:
+        segments_here = [each.path for each in self._facts if each.path.parent == folder]
+        return Chain(self._links_of(folder), segments_here, self._removals.pruned)
+
+    def _proof(self, facts: Facts) -> Proof:
+        """What stands behind what that file says."""
+        hour = hour_of(facts.path.name)
+        if hour in Chain(self._links_of(facts.path.parent), [], {}).vouched(self._key):
+            return "signed"
+        return "not sealed" if facts.seal is None else "sealed"
 
     def _file(self, facts: Facts) -> None:
         """One file by itself, and beside its seal."""
@@ -139,11 +173,11 @@ class _Judgement:
             as_sealed = facts.fits(seal)
             findings = [] if as_sealed else self._compared(facts, hour)
             as_sealed = not findings
-            unpacked = as_sealed and facts.plain and hour not in self._removed and facts.sha256 != seal.sha256
+            unpacked = as_sealed and facts.plain and not self._removals.concern(hour) and facts.sha256 != seal.sha256
             told = {each.offset for each in findings}
             damaged = [replace(each, known=True) for each in damaged if each.offset not in told]
             damages = len(damaged) if len(facts.damaged) < MOST else damages
-            if as_sealed and hour not in self._removed and facts.log.sealed() != seal.writers and facts.link is not None:
+            if as_sealed and not self._removals.concern(hour) and facts.log.sealed() != seal.writers and facts.link is not None:
                 findings = [Damaged(facts.link.path, 0, facts.link.size, "what it says of writers is not what the hour's records say")]
             damaged = sorted([*damaged, *findings], key=lambda each: each.offset)
             damages += len(findings)
@@ -170,38 +204,25 @@ class _Judgement:
 
     def _compared(self, facts: Facts, hour: str) -> list[Damaged]:
         seal = read_seal(facts.path.parent, hour)
-        return [] if seal is None else compare(facts.path, seal, self._taken_out(hour, seal))
-
-    def _taken_out(self, hour: str, seal: Seal) -> dict[int, str]:
-        """The records that forget lines tell of, by their number in the seal. What was told of before is in it only if it went later."""
-        digests = [seal.lines[at : at + DIGEST_LENGTH].hex() for at in range(0, len(seal.lines), DIGEST_LENGTH)]
-        return {
-            it.index: it.digest
-            for at, it in self._removed.get(hour, ())
-            if at > seal.sealed_at or digests[it.index : it.index + 1] == [it.digest[: 2 * DIGEST_LENGTH]]
-        }
+        return [] if seal is None else compare(facts.path, seal, self._removals.taken_out(hour, seal))
 
     def _add(self, damaged: Iterable[Damaged], damages: int | None = None) -> None:
         several = list(damaged)
         self._damages += len(several) if damages is None else damages
         self._damaged += several[: MOST - len(self._damaged)]
 
-    def _links(self, folder: Path) -> list[Link]:
-        """The seals of a folder; those of hours that were walked as they were then."""
-        known = {each.link.hour: each.link for each in self._facts if each.link is not None and each.path.parent == folder}
-        links = [known.get(hour) or read_link(folder, hour) for hour in sealed_hours(folder)]
-        return [link for link in links if link is not None]
-
-    def _removal(self, told: Told) -> Removal:
-        if told.kind == "forget":
-            hours = {it.segment for it in told.records}
-            still = sum(self._there[it.segment].log.holds(it.writer, it.seq) for it in told.records if it.segment in self._there)
-            return Removal("forget", told.at, told.by, told.why, told.count, len(hours), still)
-        still = sum(hour.segment in self._there for hour in told.hours)
-        return Removal("prune", told.at, told.by, told.why, told.count, len(told.hours), still)
+    def _links_of(self, folder: Path) -> list[Link]:
+        """The seals of a folder, read once; those of hours that were walked as they were then."""
+        if folder not in self._links:
+            known = {each.link.hour: each.link for each in self._facts if each.link is not None and each.path.parent == folder}
+            links = [known.get(hour) or read_link(folder, hour) for hour in sealed_hours(folder)]
+            self._links[folder] = [link for link in links if link is not None]
+        return self._links[folder]
 
 
 def _set_aside(folder: Path) -> list[SetAside]:
+    if folder.is_symlink():
+        return []  # a stranger: what it leads to is not ours
     try:
         with os.scandir(folder) as entries:
             found = [

@@ -14,21 +14,29 @@ import click
 
 from archive.errors import ArchiveError
 from archive.proof.keys import public_key
-from archive.proof.report import Damaged, Numbers, Report, counted
+from archive.proof.report import Damaged, Numbers, Proof, Report, counted
+from archive.proof.verdict import named, unproven
 from archive.proof.verify import verify as check
-from gateway.commands.options import Whole, WrongInput, read_settings, settings_options
+from gateway.commands.options import Whole, WrongInput, read_settings, settings_options, sha256
 from gateway.logs import one_line
 
 SHOWN: Final = 100
 """Lines of one kind that are printed."""
+
+WORTH: Final[dict[Proof, str]] = {
+    "signed": "which is signed",
+    "sealed": "which is sealed and not signed",
+    "not sealed": "which is not sealed yet: until it is, whoever can write there may have written this line",
+}
+"""Of the hour in which a removal is told of."""
 
 MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--key", metavar="KEY", help="The public key that must have signed: 64 hexadecimal digits, or a file that holds it.")
-@click.option("--head", metavar="SHA256", help="The head that an earlier look told of: its seal must still be in the chain.")
+@click.option("--key", metavar="KEY", help="The public key that must vouch for each hour that is over: 64 digits, or a file that holds it.")
+@click.option("--head", metavar="SHA256", callback=sha256, help="The head that an earlier look told of: its seal must still be there.")
 @click.option(
     "--jobs", type=Whole(1, 256), metavar="NUMBER", default=1, show_default=True, help="Processes to look at several hours at once."
 )
@@ -40,18 +48,22 @@ def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int
     PATHS are folders of recordings or single files; without any, the archive of the settings. Needs nothing but the files. Says what is
     missing, between which times and why, and what is damaged, in which file at which byte. Hours that are not sealed are checked by
     their checksums and numbers only.
-    The exit code is 0 when all is there, 1 when something is missing or damaged, 2 when it cannot be looked at.
+
+    Without --key, whoever can write to the folder can seal it anew. Without --head, kept elsewhere, newest hours that are gone with their
+    seals do not show: nothing that is left knows of them.
+
+    The exit code is 0 when all is there, 1 when something is missing, damaged or not vouched for by the key, 2 when it cannot be looked at.
 
     \b
     Examples:
       verbatim verify
-      verbatim verify /mnt/backup/archive --key seal.pub --jobs 4
+      verbatim verify /mnt/backup/archive --key seal.pub --head 5f0c... --jobs 4
       verbatim verify 2026-11-20T10.jsonl.gz --json
     """
     chosen = list(paths) or [read_settings(flags, exists="check").archive]
     try:
         report = check(chosen, key=None if key is None else public_key(key), head=head, jobs=jobs)
-    except (ArchiveError, OSError) as error:
+    except ArchiveError as error:
         raise WrongInput(str(error)) from None
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, ensure_ascii=False))
@@ -85,20 +97,26 @@ def _details(report: Report) -> Iterator[str]:
         yield f"gone      {hour}{gone.why}{held}"
     for hole in report.missing:
         yield f"missing   {_numbers(hole)}{_between(hole.since, hole.until)}: {hole.why}"
+    for doubted in unproven(report, SHOWN):
+        yield f"unproven  {doubted}"
     for run in report.repeated:
-        yield f"repeated  {_numbers(run)}"
+        places = f"twice in {run.first_file}" if run.first_file == run.second_file else f"in {run.first_file} and in {run.second_file}"
+        yield f"repeated  {_numbers(run)}: {places}{', in one of them as lost, by a gap line' if run.gap else ''}"
     for gap in report.gaps:
         lost = f"{counted(gap.records, 'record')} of {counted(gap.exchanges, 'exchange')} lost, about {counted(gap.bytes, 'byte')}"
         yield f"gap       {gap.since} to {gap.until}: {lost if gap.records else 'writing paused, nothing was lost'}: {gap.why}"
     for removal in report.removals:
         still = f"; {counted(removal.pending, 'record' if removal.kind == 'forget' else 'hour')} still there" if removal.pending else ""
-        what = f"{counted(removal.records, 'record')} of {counted(removal.segments, 'hour')}"
-        yield f"removed   {what}, told of at {removal.at} by {removal.by}: {removal.why}{still}"
+        what = f"{counted(removal.records, 'record')} of {counted(removal.segments, 'hour')} ({named(removal.hours, SHOWN)})"
+        told = f"told of at {removal.at} by {removal.by} in {removal.told_in}, {WORTH[removal.proof]}"
+        yield f"removed   {what}, {told}: {removal.why}{still}"
+    elsewhere = ", or closed in an hour that was not given" if report.partial else ""
     for writer in report.writers:
         if writer.killed:
             yield f"killed    writer {writer.id}, last heard of at {writer.until}: what it had queued then is lost"
         elif not writer.closed:
-            yield f"open      writer {writer.id}, last heard of at {writer.until}: still at work, or killed with what it had queued"
+            heard = f"last heard of at {writer.until}"
+            yield f"open      writer {writer.id}, {heard}: still at work, or killed with what it had queued{elsewhere}"
     if report.set_aside:
         held = counted(sum(each.bytes for each in report.set_aside), "byte")
         yield f"aside     {held} in {counted(len(report.set_aside), 'file')} of quarantine: torn ends that crashes left"
@@ -130,6 +148,8 @@ def _between(since: str | None, until: str | None) -> str:
 
 def _seals(report: Report, key: str | None) -> Iterator[str]:
     sealed = [hour.key for hour in report.hours if hour.sealed]
+    if key is not None and not report.unproven:
+        yield f"proven    {counted(len(sealed), 'hour')} by your key{'' if sealed else ': none is over yet'}"
     for signer in dict.fromkeys(filter(None, sealed)):
         checked = ", which was not checked against a key of yours (--key)" if key is None else ""
         yield f"seals     {counted(sealed.count(signer), 'hour')} signed by {signer}{checked}"
@@ -137,8 +157,13 @@ def _seals(report: Report, key: str | None) -> Iterator[str]:
         yield f"seals     {counted(unsigned, 'hour')} not signed: without a signed seal after them, who can write here can seal them anew"
     if unpacked := [hour.file.name for hour in report.hours if hour.unpacked]:
         yield f"unpacked  {counted(len(unpacked), 'hour')}, each line as it was sealed, the gzip around it made anew: {', '.join(unpacked)}"
-    if report.head is not None:
+    if report.overdue:
+        what = f"{counted(len(report.overdue), 'hour')} over and not sealed: {named(report.overdue, SHOWN)}"
+        yield f"unsealed  {what}; if hours are sealed here, their seals were taken away, or `verbatim seal` is due"
+    if report.worth_keeping:
         yield f"head      {report.head}: kept elsewhere and given with --head, it shows that nothing up to here was changed or taken away"
+    elif report.head is not None:
+        yield "head      do not keep this one: it would vouch for what is wrong here"
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,7 +14,7 @@ import click
 
 from gateway.settings import SETTINGS, Setting, Settings, SettingsError, find_config, load
 
-__all__ = ["DEMO_ARCHIVE", "Decimal", "Whole", "WrongInput", "own_folder", "read_settings", "refused", "settings_options"]
+__all__ = ["DEMO_ARCHIVE", "Decimal", "Whole", "WrongInput", "own_folder", "read_settings", "refused", "settings_options", "sha256"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,6 +112,13 @@ def _route_option() -> Callable[[F], F]:
 def _config_option() -> Callable[[F], F]:
     text = "Settings file. [default: verbatim.toml where there is one]"
     return click.option("--config", type=click.Path(path_type=Path), default=None, metavar="FILE", help=text)
+
+
+def sha256(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """For an option that takes a SHA-256: its callback. 64 hexadecimal digits, in lower case. Raises WrongInput for anything else."""
+    if value is None or re.fullmatch(r"[0-9a-f]{64}", value.strip().lower()):
+        return None if value is None else value.strip().lower()
+    raise WrongInput(f"{option.opts[0]} takes a SHA-256, 64 hexadecimal digits, and {value[:80]!r} is none")
 
 
 def read_settings(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from archive.errors import ArchiveError, BadKey, BadProof
+from archive.errors import ArchiveError, BadKey, BadProof, NotFound
 from archive.keeping.clerk import alone
 from archive.proof.inclusion import check_proof as check
 from archive.proof.inclusion import prove as proof_of
@@ -21,7 +21,7 @@ from archive.proof.report import counted
 from archive.proof.seal import closed_hours, left_out, seal_hour
 from archive.reader import Reader
 from gateway import __version__
-from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options, sha256
 from gateway.logs import one_line
 
 _LARGEST = 1 << 30
@@ -50,14 +50,18 @@ def seal(key: Path | None, as_json: bool, **flags: Any) -> None:
         signer = None if (file := key or settings.seal_key) is None else load_key(file)
         hours = closed_hours(settings.archive, time.time())
         for hour in hours:
-            with alone(settings.archive):
-                made = seal_hour(settings.archive, hour, key=signer, now=time.time(), version=__version__)
+            try:
+                with alone(settings.archive):
+                    made = seal_hour(settings.archive, hour, key=signer, now=time.time(), version=__version__)
+            except NotFound as error:
+                click.echo(f"not sealed {hour}: {error}", err=True)
+                continue
             if as_json:
                 click.echo(json.dumps({name: value for name, value in made.stated().items() if name != "v"}))
             else:
                 signed = f", signed by {made.key}" if made.key else ""
                 click.echo(f"sealed {hour}: {counted(made.records, 'record')}, root {made.root}{signed}")
-    except (ArchiveError, OSError) as error:
+    except ArchiveError as error:
         raise WrongInput(str(error)) from None
     for hour in left_out(settings.archive):
         click.echo(f"not sealed {hour}: a later hour is sealed already, so this one was put there later or lost its seal", err=True)
@@ -79,11 +83,15 @@ def keygen(file: Path, force: bool) -> None:
       verbatim keygen seal.key > seal.pub
       verbatim seal --key seal.key
     """
+    if not file.name:
+        raise WrongInput("give the key's file a name: `verbatim keygen seal.key`")
+    if not file.parent.is_dir():
+        raise WrongInput(f"there is no folder {file.parent} for the key; make it, or name another")
     try:
         if force and os.path.lexists(file):
             _set_aside(file)
         made = make_key(file)
-    except (BadKey, OSError) as error:
+    except BadKey as error:
         raise WrongInput(str(error)) from None
     click.echo(made.public)
 
@@ -121,7 +129,7 @@ def prove(id: str, output: Path | None, **flags: Any) -> None:
             click.echo(text, nl=False)
         else:
             _write(output, text.encode())
-    except (ArchiveError, OSError) as error:
+    except ArchiveError as error:
         raise WrongInput(str(error)) from None
 
 
@@ -141,7 +149,7 @@ def _write(path: Path, data: bytes) -> None:
 @click.command(name="check-proof")
 @click.argument("proof", type=click.File("rb"))
 @click.option("--key", metavar="KEY", help="The public key that must have signed: 64 hexadecimal digits, or a file that holds it.")
-@click.option("--root", metavar="SHA256", help="The root that the hour's seal must have, from whom you trust to know it.")
+@click.option("--root", metavar="SHA256", callback=sha256, help="The root that the hour's seal must have, from whom you trust to know it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")
 def check_proof(proof: Any, key: str | None, root: str | None, as_json: bool) -> None:
     """Check a proof that `verbatim prove` made. Needs nothing but the file; `-` reads it from standard input.

@@ -73,7 +73,7 @@ def test_a_key_signs_seals_and_its_public_half_checks_them(shelf: Shelf, tmp_pat
     other = run("keygen", tmp_path / "other.key").output.strip()
     bad = run("verify", shelf.folder, "--key", other)
     assert bad.exit_code == 1
-    assert "signed by another key than yours" in bad.output
+    assert f"3 hours are signed by {public}, not by your key" in bad.output
 
 
 def test_the_key_of_the_settings_is_used(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,11 @@ def test_an_unsigned_proof_says_what_it_is_worth(shelf: Shelf, tmp_path: Path) -
         (["check-proof", "nowhere"], "nowhere"),
         (["verify", "A", "--key", "none"], "none is neither a public key of 64 hexadecimal digits nor a file"),
         (["verify", "A/2026-11-19T10.seal.json"], "is no segment; `verbatim check-proof` checks a proof"),
-        (["keygen", "nowhere/seal.key"], "No such file or directory"),
+        (["keygen", "nowhere/seal.key"], "there is no folder nowhere for the key"),
+        (["keygen", ""], "give the key's file a name"),
+        (["verify", "A", "--head", "zz"], "--head takes a SHA-256, 64 hexadecimal digits, and 'zz' is none"),
+        (["check-proof", "A/2026-11-19T10.jsonl.gz", "--root", "zz"], "--root takes a SHA-256, 64 hexadecimal digits, and 'zz' is none"),
+        (["verify", "A/../nowhere/2026-11-19T10.jsonl.gz"], "/nowhere/2026-11-19T10.jsonl.gz cannot be opened: No such file or directory"),
     ],
 )
 def test_what_cannot_be_sealed_or_proved_is_told_in_one_sentence(shelf: Shelf, arguments: list[str], told: str) -> None:
@@ -183,7 +187,8 @@ def test_verify_says_in_words_what_it_found(shelf: Shelf) -> None:
     assert f"gone      hour {ELEVEN}: its seal is there and its records are not; it held 1 record" in text
     assert f"missing   1 record of writer {id_text(shelf.writer)}, number 5, between 2026-11-19T10:00:04.000000Z and 2026-11-19T12:" in text
     assert "strangers 1 name that no writer makes, not looked at: " in text
-    assert "head      " in text
+    assert "head      do not keep this one" in text
+    assert "2 sealed, 1 of them as it was sealed" in first
     told = json.loads(run("verify", shelf.folder, "--json").output)
     assert (told["verdict"], told["complete"], told["damages"]) == ("damaged", False, 1)
     assert (told["damaged"][0]["first_record"], told["missing"][0]["count"]) == (2, 1)
@@ -233,11 +238,17 @@ def test_verify_tells_of_losses_removals_and_writers(tmp_path: Path) -> None:
     assert done.exit_code == 1
     first, *rest = done.output.splitlines()
     assert first.startswith("damaged: 1 record is there twice; 5 records were lost as gap records say (no space left); 3 hours, ")
-    assert [line.replace("2026-11-19T", "").replace(".000000Z", "") for line in rest] == [
-        f"repeated  1 record of writer {name}, number 1",
-        "gap       10:00:00 to 10:00:09: 5 records of 4 exchanges lost, about 99 bytes: no space left",
-        "removed   1 record of 1 hour, told of at 11:00:00 by me@here: asked for; 1 record still there",
-        f"open      writer {id_text(other.writer)}, last heard of at 11:00:01: still at work, or killed with what it had queued",
-        f"killed    writer {name}, last heard of at 10:00:00: what it had queued then is lost",
+    told = (
+        f"{shelf.folder / f'{ELEVEN}.jsonl.gz'}, which is not sealed yet: until it is, whoever can write there may have written this line"
+    )
+    told += ": asked for; 1 record still there"
+    why = "if hours are sealed here, their seals were taken away, or `verbatim seal` is due"
+    assert [line.replace(".000000Z", "") for line in rest] == [
+        f"repeated  1 record of writer {name}, number 1: in {path} and in {shelf.folder / '2026-11-19T12.jsonl.gz'}",
+        "gap       2026-11-19T10:00:00 to 2026-11-19T10:00:09: 5 records of 4 exchanges lost, about 99 bytes: no space left",
+        f"removed   1 record of 1 hour ({TEN}), told of at 2026-11-19T11:00:00 by me@here in {told}",
+        f"open      writer {id_text(other.writer)}, last heard of at 2026-11-19T11:00:01: still at work, or killed with what it had queued",
+        f"killed    writer {name}, last heard of at 2026-11-19T10:00:00: what it had queued then is lost",
         "aside     4 bytes in 1 file of quarantine: torn ends that crashes left",
+        f"unsealed  3 hours over and not sealed: {TEN}, {ELEVEN}, {TWELVE}; {why}",
     ]

@@ -71,12 +71,22 @@ def test_a_pruned_hour_is_not_gone_when_its_seal_is_the_one_told_of() -> None:
 
 def test_a_signature_vouches_for_what_is_before_it() -> None:
     links = [link(0, None), link(1, 0, key="mine"), link(2, 1, key="theirs"), link(3, 2)]
-    assert [(each.file.name[:13], each.why.split(",")[0]) for each in Chain(links, [], {}).unvouched("mine")] == [
-        (HOURS[3], "it is not signed by your key"),
-        (HOURS[2], "it is signed by another key than yours"),
-    ]
-    assert list(Chain([*links, link(4, 3, key="mine")], [], {}).unvouched("mine")) == []
-    assert len(list(Chain([*links, link(4, 3, key="mine", why="spoiled")], [], {}).unvouched("mine"))) == 3
+    chain = Chain(links, [], {})
+    assert chain.vouched("mine") == {HOURS[0], HOURS[1]}
+    assert chain.vouched(None) == {HOURS[0], HOURS[1], HOURS[2]}
+    assert chain.unvouched(HOURS[2]) == "signed by theirs, not by your key"
+    assert chain.unvouched(HOURS[3]) == "not signed, nor is a later hour with your key"
+    assert chain.unvouched(HOURS[4]) is None
+    assert Chain([*links, link(4, 3, key="mine")], [], {}).vouched("mine") == set(HOURS[:5])
+    spoilt = Chain([*links, link(4, 3, key="mine", why="spoiled")], [], {})
+    assert spoilt.vouched("mine") == {HOURS[0], HOURS[1]}
+    assert spoilt.unvouched(HOURS[4]) == "sealed, but its seal is not as it was made"
+
+
+def test_a_signature_vouches_for_no_seal_that_the_chain_does_not_lead_to() -> None:
+    links = [link(0, None), link(1, 0), link(2, 1, named="other"), link(3, 2, key="mine")]
+    assert Chain(links, [], {}).vouched("mine") == {HOURS[2], HOURS[3]}
+    assert Chain([link(0, None), spoiled(1), link(2, 1, key="mine")], [], {}).vouched("mine") == {HOURS[2]}
 
 
 def test_a_seal_that_is_no_file_is_no_link(tmp_path: Path) -> None:

@@ -114,12 +114,18 @@ def test_a_public_key_is_given_as_digits_or_as_a_file(path: Path, tmp_path: Path
     digits.write_text(key.public + "\n")
     pem = tmp_path / "pem"
     pem.write_bytes(ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public)).public_bytes(PEM, SPKI))
-    for given in (key.public, key.public.upper(), digits, pem, path):
+    for given in (key.public, key.public.upper(), digits, pem):
         assert public_key(str(given)) == key.public
     curve = tmp_path / "curve"
     curve.write_bytes(ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(PEM, SPKI))
     (tmp_path / "text").write_text("hello")
-    for given, told in (("00ff", "neither"), (curve, "another kind"), (tmp_path / "text", "no public key"), (tmp_path, "neither")):
+    for given, told in (
+        (path, "is the private key; give its public half"),
+        ("00ff", "neither"),
+        (curve, "another kind"),
+        (tmp_path / "text", "no public key"),
+        (tmp_path, "neither"),
+    ):
         with pytest.raises(BadKey, match=told):
             public_key(str(given))
 

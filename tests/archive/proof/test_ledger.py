@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from archive.errors import DamagedMember
 from archive.proof.ledger import Claim, Ledger, Log
-from archive.proof.report import Missing, Numbers
+from archive.proof.report import Missing, Repeated
 
 LOST = "unknown: nothing here tells of their loss"
 EARLIER = "written before the first of these files, or lost"
@@ -41,8 +42,8 @@ def gap(log: Log, seq: int, records: int, writer: str = "w") -> None:
 
 def ledger(*logs: Log) -> Ledger:
     made = Ledger()
-    for each in logs:
-        made.add(each)
+    for number, each in enumerate(logs):
+        made.add(each, Path(str(number)))
     return made
 
 
@@ -64,7 +65,7 @@ def test_numbers_with_damage_between_their_neighbours_are_missing_for_it() -> No
 def test_a_beginning_that_lies_elsewhere_is_told_as_such() -> None:
     assert ledger(log(3, 4)).missing() == [Missing("w", 0, 2, None, at(3), EARLIER)]
     alone = Ledger()
-    alone.add(log(3, 4), alone=True)
+    alone.add(log(3, 4), Path("alone"), alone=True)
     assert alone.missing() == []
 
 
@@ -77,10 +78,14 @@ def test_what_a_gap_tells_of_is_not_missing_and_bounds_what_is() -> None:
 
 
 def test_what_is_there_twice_is_told() -> None:
-    assert ledger(log(0, 1, 2), log(1, 2, 3)).repeated() == [Numbers("w", 1, 2)]
+    assert ledger(log(0, 1, 2), log(1, 2, 3)).repeated() == [Repeated("w", 1, 2, Path("0"), Path("1"), gap=False)]
+    assert ledger(log(0, 1, 2, 1), log(1)).repeated() == [
+        Repeated("w", 1, 1, Path("0"), Path("0"), gap=False),
+        Repeated("w", 1, 1, Path("0"), Path("1"), gap=False),
+    ]
     contradicted = log(0, 1, 2)
     gap(contradicted, 3, 1)  # tells of 2 as lost
-    assert ledger(contradicted).repeated() == [Numbers("w", 2, 2)]
+    assert ledger(contradicted).repeated() == [Repeated("w", 2, 2, Path("0"), Path("0"), gap=True)]
 
 
 def test_seals_claim_what_files_no_longer_show() -> None:
@@ -139,7 +144,7 @@ def test_a_line_that_is_not_of_its_schema_is_refused(line: dict[str, Any]) -> No
 
 
 def test_a_digest_that_is_none_is_refused() -> None:
-    for digest in ("", "00", "zz" * 32):
+    for digest in ("00", "zz" * 32):
         removed = [{"segment": "H", "index": 2, "writer": "w", "seq": 2, "digest": digest}]
         with pytest.raises(DamagedMember):
             Log().own({"kind": "forget", "writer": "r", "at": "t", "forget": {"by": "", "why": "", "removed": removed}})

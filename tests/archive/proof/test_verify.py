@@ -114,6 +114,7 @@ def test_what_is_there_twice_is_told(shelf: Shelf) -> None:
     report = verify([shelf.folder])
     assert not report.complete
     assert [(it.first, it.last) for it in report.repeated] == [(0, 3)]
+    assert [(it.first_file, it.second_file.name) for it in report.repeated] == [(path, "2026-11-19T12.jsonl.gz")]
 
 
 @pytest.mark.parametrize("where", ["header", "data", "trailer", "middle"])
