@@ -242,18 +242,21 @@ async def test_the_exact_bytes_can_be_copied(tmp_path: Path, browser, write, exc
 
 
 async def test_every_page_fits_a_narrow_screen(tmp_path: Path, browser, write, exchange, serve) -> None:
-    folder = tmp_path / "archive"
+    folder = tmp_path / ("archive" * 20)  # nothing in it to break a line at
+    empty_folder = tmp_path / ("empty" * 30)
     long = b"/openai/v1/" + b"x" * 600
     ids = await asyncio.to_thread(
         write,
         folder,
         [exchange(target=long, received=bytes(64)), exchange(status=101, messages=[Message("client", 1.0, "binary", bytes(64))])],
     )
-    async with serve(folder) as viewer, serve(tmp_path / "empty") as empty:
+    async with serve(folder) as viewer, serve(empty_folder) as empty:
         tab = await browser.tab()
         await tab.look(390, 844, mobile=True)
         await tab.go(empty.way_in)
-        assert await tab.run("document.documentElement.scrollWidth") == 390
+        for path in ("/", "/events"):
+            await tab.go(empty.origin + path)
+            assert await tab.run("document.documentElement.scrollWidth") == 390, path
         await tab.go(viewer.way_in)
         for path in ("/", "/events", "/nowhere", "/?text=nothing", *(f"/exchange/{one}" for one in ids), f"/exchange/{ids[0]}/line/0"):
             await tab.go(viewer.origin + path)
