@@ -105,7 +105,13 @@ def _disk(settings: Settings, now: float) -> Iterator[Finding]:
     yield _finding(tight, "disk", f"{show_bytes(free)} free")
     bounds = Bounds(settings.min_free, settings.keep_days, settings.keep_bytes)
     seen, filling = alarms.growth(hours(folder), free, bounds, now)
-    lasts = "" if seen.days is None else "; that is years" if seen.days > YEARS else f"; at this rate the disk lasts {seen.days:.0f} days"
+    lasts = (
+        ""
+        if seen.days is None
+        else "; at this rate the disk lasts for years"
+        if seen.days > YEARS
+        else f"; at this rate the disk lasts {seen.days:.0f} days"
+    )
     yield _finding(filling, "growth", f"{show_bytes(seen.bytes_a_day)} a day{lasts}")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, NotFound, Unwritable
 from archive.keeping import retention as keep
 from archive.keeping import upkeep
 from archive.keeping.choice import Choice, Chosen, choose
@@ -21,7 +23,7 @@ from archive.keeping.prune import carry_out as remove_hours
 from archive.keeping.retention import Plan
 from archive.record import id_text
 from gateway import __version__
-from gateway.commands.options import WrongInput, own_folder, read_settings, settings_options
+from gateway.commands.options import WrongInput, own_folder, read_settings, refused, settings_options
 from gateway.logs import one_line
 from gateway.values import show_bytes
 
@@ -59,7 +61,8 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
         raise WrongInput("nothing says what to keep: give --keep-days or --keep-bytes, or set keep_days or keep_bytes")
     _ask_somehow(dry_run, yes, as_json)
     folder = settings.archive
-    try:
+    with _said(folder):
+        _finish(folder, dry_run)
         plan = keep.plan(folder, keep_days=settings.keep_days, keep_bytes=settings.keep_bytes, now=time.time())
         _show(_pruning(plan), _pruning_json(plan), as_json)
         if plan.doomed and _agreed(dry_run, yes, "Remove them?"):
@@ -67,8 +70,6 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
                 upkeep.finish(folder, Removals(folder), version=__version__)
                 freed = remove_hours(folder, plan.doomed, by=user(), version=__version__)
             _say(f"Removed: {_many(len(plan.doomed), 'hour')}, {show_bytes(freed)}.", as_json)
-    except (ArchiveError, OSError) as error:
-        raise WrongInput(_could_not(error)) from None
 
 
 @click.command()
@@ -98,12 +99,18 @@ def forget(
     if bool(ids) == bool(session is not None or before is not None):
         raise WrongInput("say what to forget: ids, or --session NAME, or --before DATE|AGE")
     limit = None if before is None else _moment(before, time.time())
-    folder = read_settings(flags, exists="forget").archive
+    folder = read_settings(flags, exists="forget from").archive
     own_folder(folder)
     _ask_somehow(dry_run, yes, as_json)
     reason = why or ("asked for by id" if ids else "asked for by session" if session is not None else f"begun before {_stamp(limit)}")
-    try:
-        chosen = choose(folder, ids=ids, session=session, before=limit)
+    with _said(folder):
+        finished = _finish(folder, dry_run)
+        try:
+            chosen = choose(folder, ids=ids, session=session, before=limit)
+        except NotFound:
+            if not finished:
+                raise
+            return  # that was it
         if ids and chosen.running:
             raise WrongInput(f"{id_text(chosen.running[0].id)} is still running; forget it when it has ended")
         _show(_forgetting(chosen), _forgetting_json(chosen), as_json)
@@ -112,8 +119,6 @@ def forget(
                 upkeep.finish(folder, Removals(folder), version=__version__)
                 count = forget_records(folder, {it.id for it in chosen.chosen}, by=user(), why=reason, version=__version__)
             _say(f"Forgotten: {_many(count, 'record')} of {_many(len(chosen.chosen), 'exchange')}.", as_json)
-    except (ArchiveError, OSError) as error:
-        raise WrongInput(_could_not(error)) from None
 
 
 def _moment(text: str, now: float) -> float:
@@ -161,9 +166,35 @@ def _say(text: str, as_json: bool) -> None:
         click.echo(text)
 
 
-def _could_not(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"it was not done, or not to its end: {text}; the same command again goes on with it"
+def _finish(folder: Path, dry_run: bool) -> bool:
+    """Carry on with what was agreed to before and cut short, so that nobody is asked for it again. Whether there was anything."""
+    if dry_run:
+        return False
+    with alone(folder):
+        done = upkeep.finish(folder, Removals(folder), version=__version__)
+    if done:
+        click.echo(f"finished first: {_many(done, 'removal')} that had been cut short", err=True)
+    return bool(done)
+
+
+@contextlib.contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """What goes wrong inside is said in one sentence, and whether something was begun."""
+    try:
+        yield
+    except (ArchiveError, OSError) as error:
+        if isinstance(error, Unwritable):
+            text = error.strerror or "it cannot be written to"
+        else:
+            text = refused(error) if isinstance(error, OSError) else str(error)
+        raise WrongInput(f"{text}. It is not done to its end; the same command again goes on with it" if _begun(folder) else text) from None
+
+
+def _begun(folder: Path) -> bool:
+    removals = Removals(folder)
+    with contextlib.suppress(OSError):
+        removals.refresh()
+    return bool(removals.unfinished())
 
 
 def _many(count: int, one: str) -> str:

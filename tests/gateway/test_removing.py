@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from archive.keeping import choice
 from archive.keeping.clerk import Removals, user
 from archive.reader import Reader
 from archive.record import id_text
+from archive.segment import Appended, Appender
 from gateway.cli import cli
 
 
@@ -149,13 +151,17 @@ def test_a_removal_that_cannot_be_is_told_in_one_sentence(shelf: Shelf, argument
     assert result.exit_code == 2
     assert sentence in result.output
     assert result.output.count("\n") == 1
+    assert "again" not in result.output, "nothing was begun"
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     for arguments in (["forget", "0190aaaa"], ["prune", "--keep-days", "1"]):
         result = run(*arguments, "--archive", tmp_path / "nowhere")
         assert result.exit_code == 2
-        assert "there is no archive folder" in result.output
+        assert (
+            f"there is no archive folder {tmp_path / 'nowhere'} to {'forget from' if arguments[0] == 'forget' else 'prune'}"
+            in result.output
+        )
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -173,3 +179,49 @@ def test_an_archive_of_another_user_is_left_to_that_user(shelf: Shelf, monkeypat
         os.chown(shelf.folder, 54321, -1)
         assert "sudo -u '#54321'" in run("forget", "--before", "1m", "--archive", shelf.folder, "--yes").output
     assert [path.name for path in segments(shelf.folder)] == ["2026-11-19T10.jsonl.gz"]
+
+
+def test_what_keeps_a_removal_from_beginning_is_told(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = whole(HOUR + 1)
+    shelf.put(record)
+    (shelf.folder / "quarantine").symlink_to(tmp_path)
+    result = run("forget", id_text(record.id), "--archive", shelf.folder, "--yes")
+    assert result.exit_code == 2
+    assert result.output.endswith("Error: quarantine is a symbolic link: refused; move it away\n")
+    (shelf.folder / "quarantine").unlink()
+
+    def append(*_: object) -> Appended:
+        return Appended(0, PermissionError(13, "Permission denied", str(shelf.folder / "x")))
+
+    monkeypatch.setattr(Appender, "append", append)
+    for command in (["forget", id_text(record.id)], ["prune", "--keep-days", "1"]):
+        result = run(*command, "--archive", shelf.folder, "--yes")
+        assert result.exit_code == 2
+        assert result.output.splitlines()[-1].startswith(f"Error: {shelf.folder / 'x'} cannot be used: permission denied; ")
+        assert "again" not in result.output
+    assert there(shelf.folder) == {id_text(record.id)}
+
+
+def test_the_same_command_again_goes_on_with_what_was_begun(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = whole(HOUR + 1)
+    shelf.put(record)
+    torn = shelf.pack(record)[:-9]
+    (shelf.folder / "quarantine").mkdir()
+    (shelf.folder / "quarantine" / "torn").write_bytes(torn)
+    unlink = os.unlink
+
+    def refusing(path: str, **options: Any) -> None:
+        if path == "torn":
+            raise OSError(errno.EIO, "Input/output error", path)
+        unlink(path, **options)
+
+    command = ("forget", id_text(record.id), "--archive", shelf.folder, "--yes")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refusing)
+        result = run(*command)
+    assert result.exit_code == 2
+    assert result.output.endswith("It is not done to its end; the same command again goes on with it\n")
+    assert there(shelf.folder) == set()
+    result = run(*command)
+    assert (result.exit_code, result.output) == (0, "finished first: 1 removal that had been cut short\n")
+    assert list((shelf.folder / "quarantine").iterdir()) == []
