@@ -97,6 +97,13 @@ def test_hours_that_are_over_are_sealed_in_order(shelf: Shelf) -> None:
     assert second.previous.segment == "2026-11-19T10"
 
 
+def test_an_empty_hour_keeps_no_other_from_its_seal(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    (shelf.folder / "2026-11-19T09.jsonl.gz").touch(0o600)
+    look_after(shelf.folder, HOUR + DAY)
+    assert sealed_hours(shelf.folder) == ["2026-11-19T10", "2026-11-19T11", "2026-11-19T12"]
+    assert "not sealed 2026-11-19T09" in caplog.text
+
+
 def test_seals_are_signed_with_the_key_of_the_settings(shelf: Shelf, tmp_path: Path) -> None:
     key = make_key(tmp_path / "key")
     look_after(shelf.folder, HOUR + DAY, seal_key=tmp_path / "key")
@@ -106,6 +113,7 @@ def test_seals_are_signed_with_the_key_of_the_settings(shelf: Shelf, tmp_path: P
 
 
 def test_without_its_key_no_hour_is_sealed_and_the_rest_is_done(shelf: Shelf, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shelf.put(whole(HOUR + 3 * DAY - 3600))
     look_after(shelf.folder, HOUR + 3 * DAY, seal_key=tmp_path / "nowhere", keep_days=1)
     assert sealed_hours(shelf.folder) == []
     assert "2026-11-19T10.jsonl.gz" not in names(shelf.folder)
@@ -124,6 +132,26 @@ def test_hours_beyond_the_bounds_go_and_their_seals_with_them(shelf: Shelf) -> N
     removals = Removals(shelf.folder)
     removals.refresh()
     assert not removals.unfinished()
+
+
+def test_a_clock_far_ahead_removes_nothing_for_a_day(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither at the start nor in the middle; what bounds the bytes goes on."""
+    for ahead in (0.0, 400 * DAY):
+        clock, passed = Clock(HOUR + 3 * 3600 + ahead), Clock(0.0)
+        made = Caretaker(Duties(shelf.folder, keep_days=30, seal=False), clock=clock, passed=passed)
+        made.round()
+        caplog.clear()
+        clock.now = HOUR + 3 * 3600 + 400 * DAY
+        passed.now = 60.0
+        for _ in range(3):
+            made.round()
+        assert len(segments(shelf.folder)) == 3
+        if not ahead:
+            (told,) = [it.getMessage() for it in caplog.records if "keep_days" in it.getMessage()]
+            assert "the clock shows 2027-12-24 13:00 UTC, 400 days after the newest recording; if that is wrong, set the clock" in told
+    clock.now, passed.now = clock.now + DAY, passed.now + DAY
+    made.round()
+    assert [path.name for path in segments(shelf.folder)] == [segment_name(clock.now)]
 
 
 def test_without_bounds_nothing_is_ever_removed(shelf: Shelf) -> None:
@@ -171,6 +199,7 @@ def test_a_failure_is_said_once_and_stops_nothing_else(
     monkeypatch.setattr(caretaker, "seal_hour", fails)
     monkeypatch.setattr(caretaker.upkeep, "sweep", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     monkeypatch.setattr(caretaker, "pack", lambda *_, **__: (_ for _ in ()).throw(ArchiveError("not today")))
+    shelf.put(whole(HOUR + 3 * DAY - 3600))
     made = Caretaker(Duties(shelf.folder, keep_days=1), clock=Clock(HOUR + 3 * DAY))
     for _ in range(3):
         made.round()
@@ -179,7 +208,7 @@ def test_a_failure_is_said_once_and_stops_nothing_else(
         "the archive's upkeep (seal) stumbled: ZeroDivisionError",
         "the archive's upkeep (tidy) failed: No space left on device",
     ]
-    assert len(segments(shelf.folder)) == 1, "pruned all the same"
+    assert len(segments(shelf.folder)) == 2, "pruned all the same"
 
 
 def test_little_room_is_an_alarm_in_the_log(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

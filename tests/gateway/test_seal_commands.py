@@ -88,7 +88,7 @@ def test_a_forced_key_renames_the_one_that_is_there(tmp_path: Path) -> None:
     text = path.read_bytes()
     refused = run("keygen", path)
     assert refused.exit_code == 2
-    assert "never overwritten" in refused.stderr
+    assert "never overwritten; choose another name, or have it renamed with --force" in refused.stderr
     assert path.read_bytes() == text
     forced = run("keygen", path, "--force")
     assert forced.exit_code == 0
@@ -99,6 +99,71 @@ def test_a_forced_key_renames_the_one_that_is_there(tmp_path: Path) -> None:
     assert third.exit_code == 2
     assert "move it away first" in third.stderr
     assert (tmp_path / "seal.key.old").read_bytes() == text
+
+
+def test_the_two_halves_of_a_key_are_told_apart(shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "seal.pub").write_text(run("keygen", tmp_path / "seal.key").output)
+    for command in (["verify", shelf.folder], ["check-proof", tmp_path / "seal.pub"]):
+        swapped = run(*command, "--key", tmp_path / "seal.key")
+        assert (swapped.exit_code, swapped.stdout) == (2, "")
+        assert "seal.key is the private key; give its public half, which `verbatim keygen` printed" in swapped.stderr
+    (tmp_path / "seal.pub").chmod(0o644)
+    swapped = run("seal", "--archive", shelf.folder, "--key", tmp_path / "seal.pub")
+    assert (swapped.exit_code, swapped.stdout) == (2, "")
+    assert "seal.pub is a public key, which checks seals; the private key signs them" in swapped.stderr
+
+
+def test_an_empty_hour_is_removed_and_those_after_it_are_sealed(shelf: Shelf) -> None:
+    empty = shelf.folder / "2026-11-19T09.jsonl.gz"
+    empty.touch(0o600)
+    done = run("seal", "--archive", shelf.folder)
+    assert done.exit_code == 0
+    assert done.stderr == f"not sealed 2026-11-19T09: nothing is left of segment {empty.name}: it was empty, and is removed\n"
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [f"sealed {hour}" for hour in (TEN, ELEVEN, TWELVE)]
+    assert not empty.exists()
+
+
+def test_verify_with_a_key_says_what_it_does_not_vouch_for(shelf: Shelf, tmp_path: Path) -> None:
+    public = run("keygen", tmp_path / "seal.key").output.strip()
+    run("seal", "--archive", shelf.folder, "--key", tmp_path / "seal.key")
+    assert "\nproven    3 hours by your key\n" in run("verify", shelf.folder, "--key", public).output
+    seal_path(shelf.folder, TWELVE).unlink()
+    done = run("verify", shelf.folder, "--key", public)
+    assert done.exit_code == 1
+    first, *rest = done.output.splitlines()
+    assert first.startswith(f"unproven: 1 hour is over and not sealed ({TWELVE}); 3 hours, ")
+    assert f"unproven  1 hour is over and not sealed ({TWELVE})" in rest
+    assert "head      do not keep this one: it would vouch for what is wrong here" in rest
+    told = json.loads(run("verify", shelf.folder, "--key", public, "--json").output)
+    assert (told["verdict"], told["complete"], told["worth_keeping"], told["overdue"]) == ("unproven", False, False, [TWELVE])
+    assert [each["segment"] for each in told["unproven"]] == [TWELVE]
+
+
+def test_verify_tells_a_removal_with_its_hours_and_what_stands_behind_it(shelf: Shelf) -> None:
+    forget(shelf, TEN, [1])
+    run("seal", "--archive", shelf.folder)
+    done = run("verify", shelf.folder)
+    assert done.exit_code == 0
+    first, *rest = done.output.splitlines()
+    assert first.startswith(f"complete but for 1 record removed on request ({TEN}): 4 hours, 10 records, all sealed and chained")
+    (removed,) = [line for line in rest if line.startswith("removed ")]
+    assert removed.startswith(f"removed   1 record of 1 hour ({TEN}), told of at 2026-11-19T13:00:00.000000Z by me@here in {shelf.folder}")
+    assert removed.endswith("T13.jsonl.gz, which is sealed and not signed: asked for")
+    told = json.loads(run("verify", shelf.folder, "--json").output)
+    assert told["removed"] == [{"kind": "forget", "segment": TEN, "records": 1, "proof": "sealed"}]
+
+
+def test_what_is_no_segment_is_not_counted_as_an_hour(tmp_path: Path) -> None:
+    run("keygen", tmp_path / "seal.key")
+    done = run("verify", tmp_path / "seal.key")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{tmp_path / 'seal.key'} is no segment" in done.stderr
+
+
+def test_verify_help_says_what_does_not_show_without_key_and_head() -> None:
+    text = " ".join(run("verify", "--help").output.split())
+    assert "Without --key, whoever can write to the folder can seal it anew." in text
+    assert "Without --head, kept elsewhere, newest hours that are gone with their seals do not show" in text
 
 
 def test_a_proof_goes_round_without_the_recordings(shelf: Shelf, tmp_path: Path) -> None:
@@ -238,10 +303,8 @@ def test_verify_tells_of_losses_removals_and_writers(tmp_path: Path) -> None:
     assert done.exit_code == 1
     first, *rest = done.output.splitlines()
     assert first.startswith("damaged: 1 record is there twice; 5 records were lost as gap records say (no space left); 3 hours, ")
-    told = (
-        f"{shelf.folder / f'{ELEVEN}.jsonl.gz'}, which is not sealed yet: until it is, whoever can write there may have written this line"
-    )
-    told += ": asked for; 1 record still there"
+    since = "which is not sealed yet: until it is, whoever can write there may have written this line"
+    told = f"{shelf.folder / f'{ELEVEN}.jsonl.gz'}, {since}: asked for; 1 record still there"
     why = "if hours are sealed here, their seals were taken away, or `verbatim seal` is due"
     assert [line.replace(".000000Z", "") for line in rest] == [
         f"repeated  1 record of writer {name}, number 1: in {path} and in {shelf.folder / '2026-11-19T12.jsonl.gz'}",

@@ -179,9 +179,16 @@ def test_only_what_is_there_can_be_verified(shelf: Shelf, tmp_path: Path) -> Non
     fill(shelf)
     path = next(iter(shelf.folder.iterdir()))
     (tmp_path / "link").symlink_to(path)
-    for odd in (tmp_path / "nothing", tmp_path / "link"):
-        with pytest.raises(NotFound):
-            verify([odd])
+    (tmp_path / "text").write_text("hello")
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (
+        ("nothing", "cannot be opened"),
+        ("link", "is a symbolic link"),
+        ("text", "is no segment"),
+        ("pipe", "is no regular"),
+    ):
+        with pytest.raises(NotFound, match=f"{tmp_path / name} {why}"):
+            verify([tmp_path / name])
     empty = tmp_path / "empty"
     empty.mkdir()
     assert verify([empty]).complete
@@ -312,3 +319,12 @@ def test_what_recovery_set_aside_is_listed(shelf: Shelf) -> None:
     report = verify([shelf.folder])
     assert report.complete
     assert [(each.file.parent, each.bytes) for each in report.set_aside] == [(aside, 4)]
+
+
+def test_a_quarantine_that_is_a_symbolic_link_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
+    fill(shelf)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"not ours")
+    (shelf.folder / QUARANTINE).symlink_to(tmp_path / "elsewhere")
+    report = verify([shelf.folder])
+    assert (report.set_aside, report.strangers) == ([], [str(shelf.folder / QUARANTINE)])
