@@ -29,6 +29,7 @@ from archive.proof.keys import Key, load_key
 from archive.proof.seal import closed_hours, seal_hour, sealed_hours
 from gateway import __version__, alarms, logs
 from gateway.alarms import Bounds
+from gateway.doubt import Doubt
 from gateway.values import show_bytes
 
 __all__ = ["Caretaker", "Duties", "main"]
@@ -39,8 +40,9 @@ EVERY: Final = 60.0
 """Seconds between two rounds: an hour is sealed within three minutes of its end, and a look around costs a few milliseconds."""
 SAY_EVERY: Final = 3600.0
 """Seconds between two log lines about the same trouble."""
-SAY_GROWTH_EVERY: Final = 86_400.0
-"""A disk that will be full in days is worth one line a day."""
+SAY_DAILY: Final = 86_400.0
+"""A disk that will be full in days, or a clock that is doubted, is worth one line a day."""
+CLOCK_ADVICE: Final = "if that is wrong, set the clock; if not, `verbatim prune` removes what is too old, or the gateway does in a day"
 LOOK_AROUND: Final = 0.5
 """Seconds between two looks whether to stop."""
 DAY: Final = 86_400.0
@@ -59,14 +61,29 @@ class Duties:
     seal_key: Path | None = None
 
 
-class Caretaker:
-    """Looks after one folder, a round at a time. `clock` gives Unix seconds; `stopping` is asked between two steps that are safe apart."""
+def _passed() -> float:
+    """Seconds that passed, those in which the machine slept included where it counts them: on Linux. Elsewhere sleep looks like a leap."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-    def __init__(self, duties: Duties, *, clock: Callable[[], float] = time.time, stopping: Callable[[], bool] = lambda: False) -> None:
+
+class Caretaker:
+    """Looks after one folder, a round at a time. `clock` gives Unix seconds, `passed` those since some moment, whoever sets the
+    clock; `stopping` is asked between two steps that are safe apart."""
+
+    def __init__(
+        self,
+        duties: Duties,
+        *,
+        clock: Callable[[], float] = time.time,
+        passed: Callable[[], float] = _passed,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._duties = duties
         self._folder = duties.archive
         self._clock = clock
+        self._passed = passed
         self._stopping = stopping
+        self._doubt = Doubt(duties.keep_days)
         self._removals = Removals(duties.archive)
         self._said: dict[str, float] = {}
 
@@ -118,6 +135,9 @@ class Caretaker:
         bounds = {"keep_days": self._duties.keep_days, "keep_bytes": self._duties.keep_bytes}
         if not any(bounds.values()):
             return
+        if self._duties.keep_days and (why := self._doubt.why(self._clock(), self._passed(), self._hours())):
+            self._say("clock", f"keep_days removes nothing for now: {why}; {CLOCK_ADVICE}", every=SAY_DAILY)
+            bounds["keep_days"] = 0
         with alone(self._folder):
             plan = keep.plan(self._folder, now=self._clock(), **bounds)
             freed = prune.carry_out(self._folder, plan.doomed, by=user(), version=__version__, clock=self._clock, stopping=self._stopping)
@@ -125,6 +145,9 @@ class Caretaker:
             log.info("removed hours up to %s to keep within bounds: %s", plan.doomed[-1].hour, show_bytes(freed))
         if plan.over:
             self._say("over", f"the current hour alone is {show_bytes(plan.over)} beyond keep_bytes")
+
+    def _hours(self) -> list[float]:
+        return [keep.began(each.hour) for each in keep.hours(self._folder)]
 
     def _pack(self) -> None:
         for hour in self._to_pack():
@@ -157,7 +180,7 @@ class Caretaker:
         bounds = Bounds(self._duties.min_free, self._duties.keep_days, self._duties.keep_bytes)
         _, filling = alarms.growth(keep.hours(self._folder), free, bounds, self._clock())
         if filling is not None:
-            self._say("growth", f"{filling.text}; {filling.advice}", every=SAY_GROWTH_EVERY)
+            self._say("growth", f"{filling.text}; {filling.advice}", every=SAY_DAILY)
 
     def _say(self, about: str, words: str, level: int = logging.WARNING, every: float = SAY_EVERY) -> None:
         now = time.monotonic()
