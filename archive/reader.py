@@ -44,8 +44,9 @@ _MAX_PAGE: Final = 500
 _SEARCHED: Final = 2000
 """Exchanges looked at for one filtered page: beyond it the page is handed back as it is, with `next` to go on from."""
 _PATIENCE: Final = 0.5
-"""Seconds after which a filtered page is handed back so, too, with at least one exchange looked at: words that many say, but hardly ever
-one after the other, could take as many as there are."""
+"""Seconds after which a filtered page is handed back so, too: words that many say, but hardly ever one after the other, take as many."""
+_AT_LEAST: Final = 10
+"""Exchanges that a filtered page looks at in any case: a machine that stands still for a moment must not make it an empty one."""
 _LOOK_BACK: Final = 200
 """Segments searched for the open line of a writer: eight days without a restart."""
 _SUMMARIES: Final = 5000
@@ -146,8 +147,9 @@ class Reader:
         """Exchanges that began before the one named `before`, newest first, at most `limit` (up to 500).
 
         `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as
-        `archive.words.query.Query` reads them. With a filter no more than 2,000 exchanges are looked at one by one, and none after half a
-        second: a page may come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that is none.
+        `archive.words.query.Query` reads them. With a filter no more than 2,000 exchanges are looked at one by one, and after half a second
+        no more than ten: a page may come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that
+        is none.
         """
         start = None if before is None else _whole_id(before)
         chosen = Chosen.of(route, status, text)
@@ -190,7 +192,7 @@ class Reader:
         search = Search(chosen, self._folder, self._index, self._now)
         with closing(search.candidates(start)) as candidates:
             for looked_at, name in enumerate(candidates):
-                late = chosen.narrows and looked_at and self._clock() > until
+                late = chosen.narrows and looked_at >= _AT_LEAST and self._clock() > until
                 if len(entries) >= limit or looked_at >= _SEARCHED or late:
                     return Page(entries, last)
                 last = id_text(name)

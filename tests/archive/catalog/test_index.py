@@ -88,3 +88,27 @@ def test_the_counter_moves_with_what_changes_and_only_then(tmp_path: Path) -> No
     path.unlink()
     assert changed()
     assert not changed()
+
+
+def test_segments_that_may_not_be_opened_are_tried_again_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, now, tried = Shelf(tmp_path / "archive"), [0.0], []
+    packed = member.pack(b"{}\n", id=new_id(int(HOUR * 1000)), part=0, seq=0)
+    shelf.raw(packed)
+    refused = {shelf.raw(packed, HOUR + 3600).name}
+
+    def may_open(folder: Path, name: str) -> bool:
+        tried.append(name)
+        return name not in refused
+
+    monkeypatch.setattr("archive.catalog.index.may_open", may_open)
+    index = Index(tmp_path / "archive", clock=lambda: now[0])
+    index.refresh()
+    assert index.closed() == index.closed() == sorted(refused)
+    assert index.followed() == (0, len(packed))  # what cannot be read is not waited for
+    assert len(tried) == 2
+    refused.clear()
+    now[0] += 11
+    assert index.closed() == []
+    refused.add(shelf.raw(packed, HOUR + 7200).name)
+    index.refresh()
+    assert index.closed() == sorted(refused)  # another segment is looked at at once
