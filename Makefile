@@ -59,7 +59,8 @@ specs: dev ## openspec's own validation and ours
 fuzz: dev ## every property test with many more examples
 	@$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz --timeout=1800
 
-crash: dev ## kills, failing calls, power losses, full and stalled disks by the thousand: nothing acknowledged is lost (20 minutes)
+crash: dev ## kills, failing calls, power losses, full and stalled disks by the thousand: nothing acknowledged is lost (25 minutes)
+	@VERBATIM_HISTORIES=500 VERBATIM_FOLLOW_KILLS=60 $(BIN)/pytest --timeout=600 tests/archive/catalog/test_follow.py
 	@table="$$(mktemp)"; VERBATIM_CRASH_TRIALS=400 VERBATIM_CRASH_TABLE="$$table" $(BIN)/pytest -m campaign --timeout=1800; code=$$?; \
 	echo; $(BIN)/python tests/faults/account.py "$$table"; rm -f "$$table"; exit $$code
 

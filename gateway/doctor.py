@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, BadKey
 from archive.folder import strangers
 from archive.keeping.retention import hours
+from archive.proof.keys import load_key
 from archive.reader import Reader
 from archive.record import Client, End, EndReason, Record, Request, Upstream, new_id
 from archive.writer import Writer
@@ -53,11 +54,13 @@ class Finding:
 
 
 def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Look at ports, disk, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
+    """Look at ports, disk, the key of seals, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
     yield _port(settings.host, settings.port, "port")
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
     yield from _disk(settings, now())
+    if settings.record and settings.seal and settings.seal_key is not None:
+        yield _key(settings.seal_key)
     yield _round_trip()
     routes = [route for _, route in sorted(settings.routes.items())]
     with ThreadPoolExecutor(max(1, len(routes))) as pool:
@@ -117,6 +120,15 @@ def _disk(settings: Settings, now: float) -> Iterator[Finding]:
 
 def _finding(alarm: Alarm | None, about: str, text: str) -> Finding:
     return Finding("ok", about, text) if alarm is None else Finding(alarm.state, about, alarm.text, alarm.advice)
+
+
+def _key(path: Path) -> Finding:
+    about = "seal key"
+    try:
+        key = load_key(path)
+    except BadKey as error:
+        return Finding("fail", about, one_line(str(error)), "until then no hour is sealed; or leave out seal_key")
+    return Finding("ok", about, f"seals are signed; the public key is {key.public}")
 
 
 def _round_trip() -> Finding:

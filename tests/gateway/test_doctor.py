@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from commandline import running, wait_for
 
 from archive.folder import segment_name
+from archive.proof.keys import make_key
 from gateway import doctor
 from gateway.cli import cli
 from gateway.doctor import Finding, examine
@@ -166,6 +167,16 @@ def test_foreign_names_in_the_folder_are_listed(tmp_path: Path) -> None:
     assert finding.state == "warn"
     assert "2 names" in finding.text
     assert "2026-11-19T10.jsonl.gz, notes\\n.txt" in finding.text
+
+
+def test_a_key_that_cannot_sign_seals_fails(tmp_path: Path) -> None:
+    finding = found(settings(tmp_path, seal_key=tmp_path / "nowhere"), "seal key")
+    assert finding.state == "fail"
+    assert str(tmp_path / "nowhere") in finding.text
+    key = make_key(tmp_path / "key")
+    finding = found(settings(tmp_path, seal_key=tmp_path / "key"), "seal key")
+    assert (finding.state, finding.text) == ("ok", f"seals are signed; the public key is {key.public}")
+    assert not [it for it in examine(settings(tmp_path, seal_key=tmp_path / "nowhere", seal=False)) if it.about == "seal key"]
 
 
 def test_a_record_that_cannot_be_written_back_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
