@@ -77,7 +77,7 @@ def test_what_a_gap_tells_of_is_not_missing_and_bounds_what_is() -> None:
     assert ledger(told).repeated() == []
 
 
-def test_what_is_there_twice_is_told() -> None:
+def test_numbers_that_are_there_twice_are_told() -> None:
     assert ledger(log(0, 1, 2), log(1, 2, 3)).repeated() == [Repeated("w", 1, 2, Path("0"), Path("1"), gap=False)]
     assert ledger(log(0, 1, 2, 1), log(1)).repeated() == [
         Repeated("w", 1, 1, Path("0"), Path("0"), gap=False),
