@@ -203,7 +203,7 @@ def _many(count: int, one: str) -> str:
 
 def _pruning(plan: Plan) -> Iterator[str]:
     for each in plan.doomed[:SHOWN]:
-        yield f"{each.hour}  {each.records:>9} records  {show_bytes(each.bytes):>9}  {each.why}"
+        yield f"{each.hour}  {_many(each.records, 'record'):>17}  {show_bytes(each.bytes):>9}  {each.why}"
     if len(plan.doomed) > SHOWN:
         yield f"... and {_many(len(plan.doomed) - SHOWN, 'hour')} more, up to {plan.doomed[-1].hour}"
     goes = f"To go: {_many(len(plan.doomed), 'hour')}, {_many(plan.records, 'record')}, {show_bytes(plan.bytes)}."

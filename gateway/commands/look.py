@@ -225,7 +225,7 @@ def _said(message: dict[str, Any]) -> str:
     text = message.get("text")
     if text is not None:
         return str(text)
-    return f"({len(b64decode(message.get('base64') or ''))} bytes, no text)"
+    return f"({counted(len(b64decode(message.get('base64') or '')), 'byte')}, no text)"
 
 
 def _message(start: str, head: Head, body: Content | None) -> Iterator[str]:
@@ -237,12 +237,12 @@ def _message(start: str, head: Head, body: Content | None) -> Iterator[str]:
         return
     yield ""
     if body.text is None:
-        yield f"({len(body.data)} bytes, no text)"
+        yield f"({counted(len(body.data), 'byte')}, no text)"
     else:
         yield from map(one_line, _pretty(body.text).split("\n"))
     notes = [word for word, so in (("cut at the recording limit", body.truncated), ("not complete", not body.complete)) if so]
     if notes:
-        yield f"({', '.join(notes)}; {body.size} bytes crossed)"
+        yield f"({', '.join(notes)}; {counted(body.size, 'byte')} crossed)"
 
 
 def _pretty(text: str) -> str:
