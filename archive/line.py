@@ -106,7 +106,8 @@ def gap_line(*, writer: str, seq: int, at: float, since: float, until: float, re
 
 def forget_line(*, writer: str, seq: int, at: float, by: str, why: str, removed: Sequence[Json]) -> bytes:
     """`by` ("user@host") had records removed. Each of `removed` says which one (segment, index, id, part, writer, seq) and what it was:
-    `digest` (SHA-256 of a zero byte and the line, as the seal's leaf; None when it is damaged), `member` (SHA-256 of the gzip member), `bytes` (its length).
+    `digest` (SHA-256 of a zero byte and the line, as the seal's leaf; None when it is damaged), `member` (SHA-256 of the gzip member, None
+    when the disk cannot read it), `bytes` (its length).
     """
     return _service(Kind.FORGET, writer, seq, at, {"by": by, "why": why, "removed": removed})
 

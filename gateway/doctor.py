@@ -54,7 +54,7 @@ class Finding:
 
 
 def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Look at ports, disk, the key of seals, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
+    """Look at ports, disk, the seals' key, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
     yield _port(settings.host, settings.port, "port")
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")

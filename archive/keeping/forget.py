@@ -7,27 +7,23 @@ Choosing is separate, so that it can be shown first. Cut short anywhere, the res
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import time
-from base64 import b64decode
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from archive import skim
 from archive.catalog import derived
-from archive.errors import ArchiveError, DamagedMember, NotFound
-from archive.folder import PACKED, QUARANTINE, SEGMENT_NAME, hour_of, inner_folder, plain_name, seal_path, segments, sync_folder, sync_names
-from archive.handle import Handle, Plain, open_segment
-from archive.keeping.clerk import Clerk, Removal, Removals, writer_of
+from archive.errors import ArchiveError, NotFound
+from archive.folder import PACKED, QUARANTINE, hour_of, inner_folder, plain_name, segments, sync_folder, sync_names
+from archive.handle import Plain, open_segment
+from archive.keeping.clerk import Clerk, Removal, Removals
 from archive.keeping.pack import Refused, unpack
+from archive.keeping.tombstone import Entries, Key, entries, forgotten, indexes, told_of
 from archive.line import SERVICE_PART, forget_line
 from archive.member import HEADER_LENGTH, Damage, Found, Tag, read_tag, scan
-from archive.record import id_text
 from archive.recovery import Span, rewritten
 from archive.segment import Appender
 
@@ -35,17 +31,8 @@ __all__ = ["carry_out", "finish", "forgotten"]
 
 _MOST: Final = 1000
 """Records in one forget line: about 400 KB, so that any reader takes it in."""
-_DIGEST: Final = 8
-"""Bytes by which a seal knows a line."""
-_READ: Final = 1 << 20
-_NEIGHBOURS: Final = 32
-"""Records looked at to find whose a damaged one is: two for each writer that is at work in an hour."""
 
 Json = dict[str, Any]
-Key = tuple[bytes, int, int]
-"""Exchange, part and number: what tells a record from all others."""
-Entries = dict[str, dict[Key, Json]]
-"""Of each hour what was told of its records."""
 
 
 def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, version: str, clock: Callable[[], float] = time.time) -> int:
@@ -60,7 +47,7 @@ def carry_out(folder: Path, ids: Collection[bytes], *, by: str, why: str, versio
     told.refresh()
     _make_plain(folder, ids, told)
     clerk = Clerk(folder, version=version)
-    hours, count = _tell(folder, clerk, ids, _indexes(told), {}, by=by, why=why, clock=clock)
+    hours, count = _tell(folder, clerk, ids, indexes(told), {}, by=by, why=why, clock=clock)
     _remove(folder, hours, ids)
     if count:
         clerk.close(clock())
@@ -76,7 +63,7 @@ def finish(folder: Path, removals: Removals, removal: Removal, *, version: str, 
     told: Entries = {}
     ids = set()
     for each in events:
-        for hour, name, entry in _told(each.detail or {}):
+        for hour, name, entry in told_of(each.detail or {}):
             ids.add(name)
             part, seq = entry.get("part"), entry.get("seq")
             if isinstance(part, int) and isinstance(seq, int):
@@ -85,7 +72,7 @@ def finish(folder: Path, removals: Removals, removal: Removal, *, version: str, 
     clerk = Clerk(folder, version=version, removal=removal)
     _make_plain(folder, ids, removals)
     by, why = str(detail.get("by", "")), str(detail.get("why", ""))
-    hours, _ = _tell(folder, clerk, ids, _indexes(removals), told, by=by, why=why, clock=clock)
+    hours, _ = _tell(folder, clerk, ids, indexes(removals), told, by=by, why=why, clock=clock)
     _remove(folder, {*hours, *told}, ids)
     clerk.close(clock())
     return True
@@ -112,134 +99,13 @@ def _tell(
             continue
         hours.append(hour)
         known = told.get(hour, {})
-        entries = list(_entries(folder, hour, ids, gone.get(hour, ()), known))
+        removed = list(entries(folder, hour, ids, gone.get(hour, ()), known))
         now = clock()
-        lines = [partial(forget_line, at=now, by=by, why=why, removed=entries[at : at + _MOST]) for at in range(0, len(entries), _MOST)]
+        lines = [partial(forget_line, at=now, by=by, why=why, removed=removed[at : at + _MOST]) for at in range(0, len(removed), _MOST)]
         if lines:
             clerk.tell(now, lines)
-            count += len(entries)
+            count += len(removed)
     return hours, count
-
-
-def forgotten(folder: Path, hour: str, removals: Removals) -> dict[int, bytes]:
-    """Of the records of a sealed hour those that are there no more because they were forgotten: number among those sealed, leaf hash."""
-    sealed = _sealed(folder, hour)
-    leaves = _indexes(removals).get(hour, {}).values()
-    return {sealed[leaf[:_DIGEST]]: leaf for leaf in leaves if leaf[:_DIGEST] in sealed}
-
-
-# What a forget line keeps of a record.
-
-
-def _entries(folder: Path, hour: str, ids: Collection[bytes], gone: Collection[int], told: Mapping[Key, Json]) -> Iterator[Json]:
-    """An entry for each record of `ids` in this hour that is not among those `told`. `gone`: the indexes of those removed before."""
-    with open_segment(folder, plain_name(hour)) as handle:
-        assert isinstance(handle, Plain)
-        found = [each for each in handle.scan() if isinstance(each, Found)]
-        here = {_key(each.tag) for each in found}
-        taken = {*gone, *(it["index"] for key, it in told.items() if key not in here and isinstance(it.get("index"), int))}
-        sealed = _sealed(folder, hour)
-        index = -1
-        for each in found:
-            index += 1
-            while index in taken:
-                index += 1
-            if each.tag.id in ids and each.tag.part != SERVICE_PART and _key(each.tag) not in told:
-                yield _entry(handle, hour, index, each, sealed, found)
-
-
-def _key(tag: Tag) -> Key:
-    return tag.id, tag.part, tag.seq
-
-
-def _entry(handle: Plain, hour: str, index: int, record: Found, sealed: Mapping[bytes, int], found: Sequence[Found]) -> Json:
-    """Of a record that cannot be read what its header says, and the hash of its bytes."""
-    tag = record.tag
-    begin, digest = _digest(handle, record)
-    if digest is not None:
-        index = sealed.get(digest[:_DIGEST], index)
-    writer = writer_of(begin or handle.beginning(record.offset))
-    return {
-        "segment": hour,
-        "index": index,
-        "id": id_text(tag.id),
-        "part": tag.part,
-        "writer": writer or _writer_beside(handle, record, found) or "",
-        "seq": tag.seq,
-        "digest": None if digest is None else digest.hex(),
-        "member": _member(handle.fileno(), record),
-        "bytes": tag.length,
-    }
-
-
-def _digest(handle: Handle, record: Found) -> tuple[bytes, bytes | None]:
-    """How the line begins, and its leaf hash; none of a line that cannot be read to its end."""
-    leaf, begin = sha256(b"\0"), b""
-    try:
-        for piece in handle.pieces(record.offset):
-            begin = begin or piece
-            leaf.update(piece)
-    except DamagedMember:
-        return begin, None
-    return begin, leaf.digest()
-
-
-def _member(fd: int, record: Found) -> str | None:
-    member = sha256()
-    try:
-        for piece in _bytes(fd, record.offset, record.tag.length):
-            member.update(piece)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None  # the disk itself cannot read them
-    return member.hexdigest()
-
-
-def _writer_beside(handle: Plain, record: Found, found: Sequence[Found]) -> str | None:
-    """Whose line it must be: of the only writer in this hour who has the number before it, or the one after."""
-    beside = [each for each in found if abs(each.tag.seq - record.tag.seq) == 1]
-    names = {writer_of(handle.beginning(each.offset)) for each in beside[:_NEIGHBOURS]} - {None}
-    return names.pop() if len(names) == 1 else None
-
-
-def _bytes(fd: int, at: int, length: int) -> Iterator[bytes]:
-    end = at + length
-    while at < end and (data := os.pread(fd, min(_READ, end - at), at)):
-        at += len(data)
-        yield data
-
-
-def _sealed(folder: Path, hour: str) -> dict[bytes, int]:
-    """Where the seal of that hour has each line, by the beginning of its digest. Empty without a seal, or with one that cannot be read."""
-    try:
-        lines = b64decode(skim.decode(seal_path(folder, hour).read_bytes())["digests"]["lines"])
-    except (OSError, DamagedMember, ValueError, KeyError, TypeError):
-        return {}
-    return {lines[at : at + _DIGEST]: at // _DIGEST for at in range(0, len(lines), _DIGEST)}
-
-
-def _indexes(told: Removals) -> dict[str, dict[int, bytes]]:
-    """Of each hour the indexes of records that are there no more, as far as they were told of, and their leaf hashes; empty of those that
-    could not be read."""
-    found: dict[str, dict[int, bytes]] = {}
-    for removal in told.all():
-        if removal.closed:
-            for each in told.events(removal):
-                for hour, _, entry in _told(each.detail or {}) if each.kind == "forget" else ():
-                    with contextlib.suppress(ValueError, TypeError, KeyError):
-                        found.setdefault(hour, {})[int(entry["index"])] = bytes.fromhex(entry["digest"] or "")
-    return found
-
-
-def _told(detail: Json) -> Iterator[tuple[str, bytes, Json]]:
-    """Hour, exchange and entry of what a forget line tells of. What is none of ours is left out: a line may hold anything."""
-    removed = detail.get("removed")
-    for each in removed if isinstance(removed, list) else ():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            hour, name = each["segment"], bytes.fromhex(each["id"].replace("-", ""))
-            if SEGMENT_NAME.fullmatch(plain_name(hour)) and len(name) == 16:
-                yield hour, name, each
 
 
 # Removing: each step may be done again.
