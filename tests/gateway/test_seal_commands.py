@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -158,6 +159,18 @@ def test_what_is_no_segment_is_not_counted_as_an_hour(tmp_path: Path) -> None:
     done = run("verify", tmp_path / "seal.key")
     assert (done.exit_code, done.stdout) == (2, "")
     assert f"{tmp_path / 'seal.key'} is no segment" in done.stderr
+
+
+def test_a_seal_that_may_not_be_read_is_told_in_one_sentence(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("seal", "--archive", shelf.folder)
+
+    def refused(folder: Path, hour: str) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(seal_path(folder, hour)))
+
+    monkeypatch.setattr("archive.proof.chain.seal_bytes", refused)
+    done = run("verify", shelf.folder)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {seal_path(shelf.folder, TEN)} cannot be used: permission denied; ")
 
 
 def test_verify_help_says_what_does_not_show_without_key_and_head() -> None:

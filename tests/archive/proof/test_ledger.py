@@ -83,6 +83,7 @@ def test_numbers_that_are_there_twice_are_told() -> None:
         Repeated("w", 1, 1, Path("0"), Path("0"), gap=False),
         Repeated("w", 1, 1, Path("0"), Path("1"), gap=False),
     ]
+    assert ledger(log(0), log(1, 2, 3), log(1, 2)).repeated() == [Repeated("w", 1, 2, Path("1"), Path("2"), gap=False)]
     contradicted = log(0, 1, 2)
     gap(contradicted, 3, 1)  # tells of 2 as lost
     assert ledger(contradicted).repeated() == [Repeated("w", 2, 2, Path("0"), Path("0"), gap=True)]
