@@ -13,19 +13,17 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from archive.catalog.follow import Follower
 from archive.catalog.tables import CATALOG, index_folder
 from archive.catalog.tables import throw_away as throw_away_catalog
+from archive.database import connect
 
 __all__ = ["drop_words", "forget", "throw_away"]
 
 _PATIENCE: Final = 20.0
 """Seconds in which the catalog can follow: it begins with what was replaced, an hour a step."""
 _LOOK: Final = 0.05
-_BUSY: Final = 5.0
-"""Seconds to wait for another's step, of which one takes 0.1 s or so."""
 _WORDS: Final = re.compile(r"words-([0-9]{4}-[0-9]{2}-[0-9]{2})\.sqlite(?:-wal|-shm|-journal)?")
 
 
@@ -70,16 +68,12 @@ def drop_words(index: Path, *, keep: Iterable[str]) -> None:
 
 def _knows(index: Path, ids: Collection[bytes]) -> bool:
     """Whether the catalog still has a record of one of them. While nobody writes: a step under way may have begun before they went."""
-    with contextlib.closing(_open(index)) as db:
+    with contextlib.closing(connect(index / CATALOG)) as db:
         db.execute("BEGIN IMMEDIATE")
         return any(db.execute("SELECT 1 FROM part WHERE id = ?", (each,)).fetchone() is not None for each in ids)
 
 
 def _settled(index: Path) -> bool:
     """Have the catalog's log in the catalog and empty: it may hold pages as they were before. False while somebody reads."""
-    with contextlib.closing(_open(index)) as db:
+    with contextlib.closing(connect(index / CATALOG)) as db:
         return bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
-
-
-def _open(index: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(index / CATALOG))}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None)

@@ -19,9 +19,10 @@ from typing import Final
 
 from archive.catalog.hopping import Hopping
 from archive.catalog.rows import Covered
-from archive.catalog.tables import CATALOG, LOCK, SCHEMA, broken, index_folder, open_for_writing, throw_away
+from archive.catalog.tables import CATALOG, LOCK, SCHEMA, index_folder, open_for_writing, throw_away
 from archive.catalog.tail import about
 from archive.catalog.telling import Telling
+from archive.database import connect, is_fault
 from archive.folder import make_folder
 from archive.words.days import Words
 
@@ -89,7 +90,7 @@ class Follower:
             return self._ready() and self._step()
         except BaseException as error:
             locked = self._lock >= 0
-            if locked and isinstance(error, sqlite3.Error) and broken(error):
+            if locked and isinstance(error, sqlite3.Error) and is_fault(error):
                 _log.warning("the catalog %s was damaged (%s) and is made anew", self._index / CATALOG, error)
                 self._close_files()
                 throw_away(self._index)
@@ -223,7 +224,7 @@ def start_over(folder: Path) -> None:
         finally:
             os.close(lock)
         return
-    with contextlib.closing(sqlite3.connect(index / CATALOG, timeout=_RETRY, isolation_level=None)) as db:
+    with contextlib.closing(connect(index / CATALOG, "mode=rwc", patience=_RETRY)) as db:
         db.execute("PRAGMA user_version = 0")
 
 

@@ -16,7 +16,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from archive.catalog.tables import CATALOG, broken, index_folder, open_for_reading
+from archive.catalog.tables import CATALOG, index_folder, open_for_reading
+from archive.database import is_fault
 from archive.exchange import Summary
 
 __all__ = ["DAY_MS", "FIELDS", "Catalog", "Covered", "Names", "Note", "Row", "day_bounds", "day_text", "pack_row", "unpack_row"]
@@ -195,7 +196,7 @@ class Catalog:
 
     def give_up(self, error: sqlite3.Error) -> None:
         """It raised `error`: when that is the file's fault, it is let rest until another may have been made."""
-        if broken(error):
+        if is_fault(error):
             self._rests_until = time.monotonic() + _REST
         self.close()
 

@@ -12,11 +12,11 @@ import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
+from archive.database import connect, is_fault
 from archive.folder import INDEX, make_folder
 
-__all__ = ["CATALOG", "LOCK", "SCHEMA", "broken", "index_folder", "open_for_reading", "open_for_writing", "throw_away"]
+__all__ = ["CATALOG", "LOCK", "SCHEMA", "index_folder", "open_for_reading", "open_for_writing", "throw_away"]
 
 CATALOG: Final = "catalog.sqlite"
 LOCK: Final = "catalog.lock"
@@ -26,8 +26,6 @@ SCHEMA: Final = 2
 """PRAGMA user_version. A file with another one is made anew, not converted: that takes seconds and cannot go wrong."""
 
 _OURS: Final = (CATALOG, CATALOG + "-wal", CATALOG + "-shm", CATALOG + "-journal")
-_BUSY: Final = 5.0
-"""Seconds to wait for another connection; in WAL mode only checkpoints and recovery ever make one wait."""
 _WAL_LIMIT: Final = 16 << 20
 
 # Recorded text is kept as bytes: it may hold lone surrogates, which SQLite's text cannot. What repeats (routes, methods, writers ...) is
@@ -89,7 +87,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection | None:
         return None
     # Without a log nobody has it open, so it can be read without making one. Who asks again sees when that changes: `archive.catalog.rows`.
     how = "mode=ro" if os.path.lexists(f"{path}-wal") else "mode=ro&immutable=1"
-    db = _connect(path, how)
+    db = connect(path, how)
     try:
         if _version(db) == SCHEMA:
             return db
@@ -112,12 +110,12 @@ def open_for_writing(index: Path) -> sqlite3.Connection:
             # Never opened and closed here once SQLite has it open: that would drop SQLite's locks (fcntl(2), "Record locking").
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)  # SQLite gives its log the same
-        db = _connect(path, "mode=rw")
+        db = connect(path)
         try:
             if _prepared(db):
                 return db
         except sqlite3.DatabaseError as error:
-            if not broken(error):
+            if not is_fault(error):
                 db.close()
                 raise
         db.close()
@@ -141,10 +139,6 @@ def _prepared(db: sqlite3.Connection) -> bool:
     return True
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-
-
 def _version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
@@ -154,14 +148,6 @@ def _is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def broken(error: sqlite3.Error) -> bool:
-    """Whether the file is at fault, not the disk or who else uses it."""
-    return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF) in _FAULTS
-
-
-_FAULTS: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_MISMATCH}
 
 
 def throw_away(index: Path) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import quote
 
+from archive.database import connect, is_fault
 from archive.folder import make_folder
 from archive.words.dayfile import APPLICATION, SCHEMA, WordFile
 from archive.words.dayfind import find
@@ -31,13 +31,10 @@ _NAME: Final = re.compile(r"words-([0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9
 _WRITTEN: Final = 3
 """Files open for writing: exchanges are added by and large in order, so more than the days around midnight are not met."""
 _READ: Final = 32
-_BUSY: Final = 5.0
-"""Seconds to wait for another connection; in WAL mode only checkpoints and recovery ever make one wait."""
 _TIDYING: Final = 0.1
 _WAL_LIMIT: Final = 16 << 20
 _CACHE: Final = 16 << 10
 """KiB of pages a file open for writing keeps in memory."""
-_FAULTS: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_ERROR}
 
 _log = logging.getLogger("verbatim.archive")
 
@@ -153,7 +150,7 @@ class Words:
         if state is None:
             return None
         # Without a log nobody writes it, so it can be read without making one, also on a medium that cannot be written to.
-        db = _connect(path, "mode=ro" if state[2] is True else "mode=ro&immutable=1")
+        db = connect(path, "mode=ro" if state[2] is True else "mode=ro&immutable=1")
         self._read[day] = (state, db)
         if _marks(db) != (APPLICATION, SCHEMA):
             self._let_go_read(day)
@@ -167,7 +164,7 @@ class Words:
         state, _ = self._read.get(day, (None, None))
         unchanged = state is not None and state == _state(self._path(day))
         self._let_go_read(day)
-        if unchanged and _is_fault(error):
+        if unchanged and is_fault(error):
             with contextlib.suppress(OSError):
                 self._lose(day, error)
         else:
@@ -183,7 +180,7 @@ class Words:
             return work(self._writer(day))
         except sqlite3.Error as error:
             self._let_go(day)
-            if _is_fault(error):
+            if is_fault(error):
                 self._lose(day, error)
                 raise _Lost from error
             raise OSError(None, f"the words of {day} cannot be written: {error}") from error
@@ -207,7 +204,7 @@ class Words:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             identity = _identity(path)
         path.chmod(0o600)  # SQLite gives its log the same
-        db = _connect(path, "mode=rw")
+        db = connect(path)
         try:
             file, fresh = _prepared(db)
         except BaseException:
@@ -274,18 +271,9 @@ def _prepared(db: sqlite3.Connection) -> tuple[WordFile, bool]:
     return WordFile(db), empty
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-
-
 def _marks(db: sqlite3.Connection) -> tuple[int, int]:
     (application,), (schema,) = db.execute("PRAGMA application_id").fetchone(), db.execute("PRAGMA user_version").fetchone()
     return int(application), int(schema)
-
-
-def _is_fault(error: sqlite3.Error) -> bool:
-    """Whether the file is at fault, not the disk or who else uses it."""
-    return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF) in _FAULTS
 
 
 def _identity(path: Path) -> tuple[int, int, object] | None:

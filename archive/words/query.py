@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
+from archive.database import connect
 from archive.errors import BadName
 
 __all__ = ["Query", "Term", "spaced", "words_of"]
@@ -166,7 +167,7 @@ class _Folds(dict[int, str]):
 
     def _ask(self, code: int) -> str:
         if self._known is None:
-            self._known = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+            self._known = connect(":memory:")
             self._known.execute(f"CREATE VIRTUAL TABLE said USING fts5(text, tokenize='{TOKENIZER}')")
             self._known.execute("CREATE VIRTUAL TABLE word USING fts5vocab(said, instance)")
         self._known.execute("INSERT INTO said(rowid, text) VALUES (1, ?)", (f"x{chr(code)}y",))

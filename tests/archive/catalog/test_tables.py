@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from archive.catalog.tables import CATALOG, SCHEMA, broken, index_folder, open_for_reading, open_for_writing, throw_away
+from archive.catalog.tables import CATALOG, SCHEMA, index_folder, open_for_reading, open_for_writing, throw_away
+from archive.database import is_fault
 
 
 def made(index: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_catalog_of_another_schema_is_none_to_a_reader(tmp_path: Path) -> None
     (tmp_path / CATALOG).write_bytes(os.urandom(5000))
     with pytest.raises(sqlite3.DatabaseError) as damaged:
         open_for_reading(tmp_path / CATALOG)
-    assert broken(damaged.value)
+    assert is_fault(damaged.value)
 
 
 def test_throwing_away_leaves_all_else(tmp_path: Path) -> None:
