@@ -38,6 +38,7 @@ def search(words: tuple[str, ...], number: int, route: str | None, status: str |
     \b
     Examples:
       verbatim search zürich weather
+      verbatim search invoice --route anthropic
       verbatim search "out of memory" --status 5xx
       verbatim search req_0a1b2c3d --json | jq .id
       verbatim search 'deploy*' -n 5
