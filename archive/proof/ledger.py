@@ -329,7 +329,7 @@ def _repeated(name: str, writer: _Writer) -> Iterator[Repeated]:
     """Of those so far, the one that goes furthest."""
     for held in sorted(writer.held, key=lambda it: it[:2]):  # the same twice: in the order of the files
         if before is not None and held.first <= before.last:
-            files = sorted((before.file, held.file))
-            yield Repeated(name, held.first, min(held.last, before.last), *files, gap=before.gap or held.gap)
+            one, two = sorted((before.file, held.file))
+            yield Repeated(name, held.first, min(held.last, before.last), one, two, before.gap or held.gap)
         if before is None or held.last > before.last:
             before = held

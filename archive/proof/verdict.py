@@ -84,11 +84,12 @@ def _missing(report: Report) -> str:
 
 def unproven(report: Report, most: int = _NAMES) -> list[str]:
     """Which hours are unproven, a text for each reason."""
-    reasons = dict[str, list[str]]()
+    reasons = dict[tuple[str, str], list[str]]()
     for each in report.unproven:
-        reasons.setdefault(each.why, []).append(each.segment or str(each.file))
+        reasons.setdefault(("hour" if each.segment else "folder", each.why), []).append(each.segment or str(each.file))
     return [
-        f"{counted(len(hours), 'hour')} {'is' if len(hours) == 1 else 'are'} {why} ({named(hours, most)})" for why, hours in reasons.items()
+        f"{counted(len(hours), noun)} {'is' if len(hours) == 1 else 'are'} {why} ({named(hours, most)})"
+        for (noun, why), hours in reasons.items()
     ]
 
 

@@ -157,7 +157,7 @@ def _seals(report: Report, key: str | None) -> Iterator[str]:
         yield f"seals     {counted(unsigned, 'hour')} not signed: without a signed seal after them, who can write here can seal them anew"
     if unpacked := [hour.file.name for hour in report.hours if hour.unpacked]:
         yield f"unpacked  {counted(len(unpacked), 'hour')}, each line as it was sealed, the gzip around it made anew: {', '.join(unpacked)}"
-    if report.overdue:
+    if report.overdue and key is None:  # else they are told as unproven
         what = f"{counted(len(report.overdue), 'hour')} over and not sealed: {named(report.overdue, SHOWN)}"
         yield f"unsealed  {what}; if hours are sealed here, their seals were taken away, or `verbatim seal` is due"
     if report.worth_keeping:

@@ -134,6 +134,10 @@ def test_verify_with_a_key_says_what_it_does_not_vouch_for(shelf: Shelf, tmp_pat
     first, *rest = done.output.splitlines()
     assert first.startswith(f"unproven: 1 hour is over and not sealed ({TWELVE}); 3 hours, ")
     assert f"unproven  1 hour is over and not sealed ({TWELVE})" in rest
+    assert not [line for line in rest if line.startswith("unsealed")]
+    (tmp_path / "empty").mkdir()
+    emptied = run("verify", tmp_path / "empty", "--key", public)
+    assert (emptied.exit_code, emptied.output.splitlines()[1]) == (1, f"unproven  1 folder is without recordings ({tmp_path / 'empty'})")
     assert "head      do not keep this one: it would vouch for what is wrong here" in rest
     told = json.loads(run("verify", shelf.folder, "--key", public, "--json").output)
     assert (told["verdict"], told["complete"], told["worth_keeping"], told["overdue"]) == ("unproven", False, False, [TWELVE])
