@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -268,6 +269,8 @@ def _remove(folder: Path, hour: str) -> None:
                 continue  # a symbolic link is not ours
             raise
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                continue  # nor is a folder
             fcntl.flock(fd, fcntl.LOCK_EX)  # not under a writer's hands
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).unlink()

@@ -67,9 +67,10 @@ def test_an_hour_goes_with_all_its_files_and_is_told_of(shelf: Shelf) -> None:
     (shelf.folder / "2026-11-19T10.seal.json").write_bytes(seal)
     (shelf.folder / "2026-11-19T10.jsonl.zst").write_bytes(b"left by a crash")
     (shelf.folder / ".2026-11-19T10.jsonl.gz.new").write_bytes(b"left by a crash")
+    (shelf.folder / ".2026-11-19T10.jsonl.zst.new").mkdir()  # somebody else's, too
     (shelf.folder / "2026-11-19T10.notes").write_bytes(b"somebody else's")
     freed = carry_out(shelf.folder, now=HOUR + 4000, keep_bytes=1)
-    assert names(shelf.folder) == ["2026-11-19T10.notes", "2026-11-19T11.jsonl.gz"]
+    assert names(shelf.folder) == [".2026-11-19T10.jsonl.zst.new", "2026-11-19T10.notes", "2026-11-19T11.jsonl.gz"]
     (entry,) = pruned(shelf.folder)
     assert (entry["segment"], entry["records"], entry["bytes"]) == ("2026-11-19T10", 3, freed)
     assert (entry["root"], entry["seal"]) == ("ab" * 32, hashlib.sha256(seal).hexdigest())
