@@ -520,6 +520,8 @@ async def test_a_gateway_out_of_descriptors_answers_so_and_goes_on_recording(tmp
         assert sorted(head[9:12] for head in heads) == [b"200", b"502", b"502"]
         for _, writer in (*idle, *asking):
             writer.close()
+        # Until it has noticed, libuv accepts a connection only to close it.
+        await wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) < most - 2)
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(f"{running.url}/up/after")).text.endswith("after")
         await running.process.stop()
