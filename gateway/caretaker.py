@@ -21,8 +21,7 @@ from typing import Final
 
 from archive.errors import ArchiveError, NotFound
 from archive.folder import PACKED, hour_of, segments
-from archive.keeping import forget, prune, upkeep
-from archive.keeping import retention as keep
+from archive.keeping import forget, prune, retention, upkeep
 from archive.keeping.clerk import Removals, alone, user
 from archive.keeping.pack import Refused, pack
 from archive.proof.keys import Key, load_key
@@ -139,7 +138,7 @@ class Caretaker:
             self._say("clock", f"keep_days removes nothing for now: {why}; {CLOCK_ADVICE}", every=SAY_DAILY)
             bounds["keep_days"] = 0
         with alone(self._folder):
-            plan = keep.plan(self._folder, now=self._clock(), **bounds)
+            plan = retention.plan(self._folder, now=self._clock(), **bounds)
             freed = prune.carry_out(self._folder, plan.doomed, by=user(), version=__version__, clock=self._clock, stopping=self._stopping)
         if freed:
             log.info("removed hours up to %s to keep within bounds: %s", plan.doomed[-1].hour, show_bytes(freed))
@@ -147,7 +146,7 @@ class Caretaker:
             self._say("over", f"the current hour alone is {show_bytes(plan.over)} beyond keep_bytes")
 
     def _hours(self) -> list[float]:
-        return [keep.began(each.hour) for each in keep.hours(self._folder)]
+        return [retention.began(each.hour) for each in retention.hours(self._folder)]
 
     def _pack(self) -> None:
         for hour in self._to_pack():
@@ -170,7 +169,7 @@ class Caretaker:
         limit = self._clock() - self._duties.pack_after_days * DAY
         for path in segments(self._folder):
             hour = hour_of(path.name)
-            if not path.name.endswith(PACKED) and hour in sealed and keep.began(hour) + 3600 <= limit:
+            if not path.name.endswith(PACKED) and hour in sealed and retention.began(hour) + 3600 <= limit:
                 yield hour
 
     def _watch(self) -> None:
@@ -178,7 +177,7 @@ class Caretaker:
         if tight := alarms.space(free, self._duties.min_free):
             self._say("space", f"{tight.text}; {tight.advice}", logging.ERROR if tight.state == "fail" else logging.WARNING)
         bounds = Bounds(self._duties.min_free, self._duties.keep_days, self._duties.keep_bytes)
-        _, filling = alarms.growth(keep.hours(self._folder), free, bounds, self._clock())
+        _, filling = alarms.growth(retention.hours(self._folder), free, bounds, self._clock())
         if filling is not None:
             self._say("growth", f"{filling.text}; {filling.advice}", every=SAY_DAILY)
 

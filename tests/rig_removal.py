@@ -16,8 +16,7 @@ from typing import Any
 
 from samples import HOUR, Shelf, in_parts, whole
 
-from archive.keeping import forget, prune
-from archive.keeping import retention as keep
+from archive.keeping import forget, prune, retention
 from archive.keeping.clerk import Removals, alone
 from archive.keeping.upkeep import finish, sweep
 from archive.record import Record
@@ -56,7 +55,7 @@ def prune_all(folder: Path) -> None:
     archive = folder / "archive"
     with alone(archive):
         finish(archive, Removals(archive), version="t", clock=lambda: NOW)
-        made = keep.plan(archive, keep_days=0, keep_bytes=1, now=NOW)
+        made = retention.plan(archive, keep_days=0, keep_bytes=1, now=NOW)
         prune.carry_out(archive, made.doomed, by="me@here", version="t", clock=lambda: NOW)
 
 

@@ -14,8 +14,7 @@ from typing import Any, Final
 import click
 
 from archive.errors import ArchiveError, NotFound, Unwritable
-from archive.keeping import retention as keep
-from archive.keeping import upkeep
+from archive.keeping import retention, upkeep
 from archive.keeping.choice import Choice, Chosen, choose
 from archive.keeping.clerk import Removals, alone, user
 from archive.keeping.forget import carry_out as forget_records
@@ -63,7 +62,7 @@ def prune(dry_run: bool, yes: bool, as_json: bool, **flags: Any) -> None:
     folder = settings.archive
     with _said(folder):
         _finish(folder, dry_run)
-        plan = keep.plan(folder, keep_days=settings.keep_days, keep_bytes=settings.keep_bytes, now=time.time())
+        plan = retention.plan(folder, keep_days=settings.keep_days, keep_bytes=settings.keep_bytes, now=time.time())
         _show(_pruning(plan), _pruning_json(plan), as_json)
         if plan.doomed and _agreed(dry_run, yes, "Remove them?"):
             with alone(folder):

@@ -20,7 +20,7 @@ from samples import HOUR, Shelf, whole
 
 from archive.errors import ArchiveError
 from archive.folder import QUARANTINE, segment_name, segments
-from archive.keeping import retention as keep
+from archive.keeping import retention
 from archive.keeping.clerk import Removals, alone
 from archive.line import SERVICE_PART, forget_line, open_line
 from archive.proof.keys import make_key
@@ -225,7 +225,7 @@ def test_little_room_is_an_alarm_in_the_log(shelf: Shelf, monkeypatch: pytest.Mo
 def test_an_unbounded_archive_on_a_filling_disk_is_warned_of(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pace = sum(it.bytes for it in keep.hours(shelf.folder)) * 8  # a day's, from three hours
+    pace = sum(it.bytes for it in retention.hours(shelf.folder)) * 8  # a day's, from three hours
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=pace * 5))
     clock = Clock(HOUR + 3 * 3600)
     made = Caretaker(Duties(shelf.folder, seal=False), clock=clock)

@@ -15,8 +15,7 @@ from rig_archive import filled, mounted
 from samples import HOUR, Shelf, whole
 
 from archive.folder import INDEX, segments
-from archive.keeping import forget, prune
-from archive.keeping import retention as keep
+from archive.keeping import forget, prune, retention
 from archive.keeping.clerk import Removals, alone
 from archive.keeping.upkeep import finish
 from archive.line import SERVICE_PART, close_line, forget_line, gap_line
@@ -47,7 +46,7 @@ def pruned(folder: Path) -> list[dict[str, Any]]:
 
 def carry_out(folder: Path, *, now: float, **bounds: int) -> int:
     with alone(folder):
-        made = keep.plan(folder, now=now, **{"keep_days": 0, "keep_bytes": 0, **bounds})
+        made = retention.plan(folder, now=now, **{"keep_days": 0, "keep_bytes": 0, **bounds})
         return prune.carry_out(folder, made.doomed, by="me@here", version="t", clock=lambda: now)
 
 
@@ -155,7 +154,7 @@ def test_a_stop_leaves_the_rest_to_the_next_run(shelf: Shelf) -> None:
         shelf.put(whole(HOUR + number * 3600))
     now = HOUR + 3 * 3600 + 60
     with alone(shelf.folder):
-        made = keep.plan(shelf.folder, keep_days=0, keep_bytes=1, now=now)
+        made = retention.plan(shelf.folder, keep_days=0, keep_bytes=1, now=now)
         calls = iter([False, True])
         prune.carry_out(shelf.folder, made.doomed, by="x", version="t", clock=lambda: now, stopping=lambda: next(calls))
         assert len(segments(shelf.folder)) == 3
@@ -215,7 +214,7 @@ def test_whole_archives_stay_complete_as_their_hours_go(tmp_path: Path, sealed: 
             for hour in closed_hours(shelf.folder, now) if sealed else ():
                 seal_hour(shelf.folder, hour, now=now, version="t")
         if number > 2:
-            carry_out(shelf.folder, now=now, keep_bytes=sum(it.bytes for it in keep.hours(shelf.folder)) - 1)
+            carry_out(shelf.folder, now=now, keep_bytes=sum(it.bytes for it in retention.hours(shelf.folder)) - 1)
         report = verify([shelf.folder])
         assert report.complete, report.sentence
         assert not report.gone

@@ -22,8 +22,7 @@ from traffic import agents, unique
 from archive.catalog.follow import Follower
 from archive.folder import INDEX
 from archive.record import new_id
-from archive.words import dayfile as wordfile
-from archive.words import dayfind as wordfind
+from archive.words import dayfile, dayfind
 from archive.words.days import Query, Words
 from archive.words.text import texts
 
@@ -172,9 +171,9 @@ def test_the_index_finds_what_looking_at_every_exchange_finds(
     expected = [number for number in reversed(range(len(exchanges))) if parsed_query.matches(exchanges[number])]
     with pytest.MonkeyPatch.context() as patch:
         for rare, strands, window in ((2000, 1000, 4096), (0, 0, 1), (1, 1, 2)):
-            patch.setattr(wordfind, "_RARE", rare)
-            patch.setattr(wordfind, "_STRANDS", strands)
-            patch.setattr(wordfind, "_WINDOW", window)
+            patch.setattr(dayfind, "_RARE", rare)
+            patch.setattr(dayfind, "_STRANDS", strands)
+            patch.setattr(dayfind, "_WINDOW", window)
             candidates = numbers(words, query)
             assert all(a > b for a, b in pairwise(candidates))
             wrong: set[bytes] = set()
@@ -218,9 +217,9 @@ def test_a_turn_costs_what_it_adds(tmp_path: Path) -> None:
 
 
 def test_strands_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wordfile, "_LINKS", 20)
-    monkeypatch.setattr(wordfile, "_TIPS", 50)
-    monkeypatch.setattr(wordfile, "_HASHES", 10)
+    monkeypatch.setattr(dayfile, "_LINKS", 20)
+    monkeypatch.setattr(dayfile, "_TIPS", 50)
+    monkeypatch.setattr(dayfile, "_HASHES", 10)
     exchanges = [["the same header " * 20, "another header " * 20, f"question {number} " * 30] for number in range(60)]
     with closing(filled(tmp_path, exchanges)) as words:
         assert numbers(words, "header question") == list(reversed(range(60)))
@@ -232,8 +231,8 @@ def test_strands_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_first_page_of_a_word_that_is_everywhere_reads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = islice(unique(size=400), 600)
-    monkeypatch.setattr(wordfind, "_RARE", 50)
-    monkeypatch.setattr(wordfind, "_WINDOW", 64)
+    monkeypatch.setattr(dayfind, "_RARE", 50)
+    monkeypatch.setattr(dayfind, "_WINDOW", 64)
     with closing(Words(tmp_path)) as words:
         for record in records:
             words.add(DAY, record.id, texts([parsed(record)]))
@@ -253,7 +252,7 @@ def test_a_text_that_proved_wrong_is_not_read_again_with_the_next_turn(tmp_path:
     exchanges[30] = [f"at last beta alpha {'once ' * 60}", exchanges[30][0]]
     query = Query.parse('"beta alpha"')
     for rare in (2000, 0):
-        monkeypatch.setattr(wordfind, "_RARE", rare)
+        monkeypatch.setattr(dayfind, "_RARE", rare)
         with closing(filled(tmp_path / str(rare), exchanges)) as words:
             wrong: set[bytes] = set()
             right = []
