@@ -365,7 +365,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def settings_table() -> str:
-    """The README's table of settings, in Markdown, one row a setting."""
+    """The table of gateway/SETTINGS.md, in Markdown, one row a setting."""
     rows = ["| Setting | Default | Variable | What it does |", "|---|---|---|---|"]
     for setting in SETTINGS:
         choices = f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else ""

@@ -18,6 +18,7 @@ SPECS = sorted((OPENSPEC / "specs").glob("*/spec.md"))
 CAPABILITIES = {
     *("relay", "websocket", "capture", "redaction", "archive-format", "durability", "recovery", "catalog", "search"),
     *("packing", "retention", "sealing", "shipping", "viewer", "export", "replay", "command", "settings", "demo", "second-path"),
+    *("framing", "connections", "exposure", "control", "transparency", "workers", "load"),
 }
 """The behaviours a user can name. One more is a decision, made here."""
 
