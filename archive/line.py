@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from archive.content import DEFAULT_LIMIT, Slice, take
-from archive.record import SCHEMA_VERSION, Body, Fields, Kind, Message, Record, Request, Response, Timing, id_text
+from archive.record import SCHEMA_VERSION, Body, Client, Fields, Kind, Message, Record, Request, Response, Timing, id_text
 
 __all__ = ["SERVICE_PART", "close_line", "forget_line", "gap_line", "open_line", "prune_line", "to_line"]
 
@@ -71,12 +71,7 @@ def to_line(record: Record, *, writer: str, seq: int, decode_limit: int = DEFAUL
             "part": record.part,
             "at": _time(record.at),
             "kind": "exchange",
-            "client": {
-                "address": record.client.address,
-                "user_agent": _user_agent(record.request),
-                "session": record.client.session,
-                "session_source": record.client.session_source,
-            },
+            "client": _client(record.client, record.request),
             "upstream": {"name": record.upstream.name, "url": record.upstream.url},
             "request": _request(record.request, request_body),
             "response": _response(record.response, response_body),
@@ -84,6 +79,7 @@ def to_line(record: Record, *, writer: str, seq: int, decode_limit: int = DEFAUL
             "timing": _timing(record.timing),
             "end": {"reason": record.end.reason.value, "detail": record.end.detail} if record.end is not None else None,
             "redactions": [{"where": it.where, "rule": it.rule, "count": it.count} for it in record.redactions],
+            "kept": record.kept,
         }
     )
 
@@ -183,6 +179,20 @@ def _header(name: bytes, value: bytes) -> tuple[str | None, ...]:
     # A name is ASCII (RFC 9110 section 5.1) or the relay refused it.
     key = name.decode("ascii", "backslashreplace")
     return (key, text) if base64 is None else (key, None, base64)
+
+
+def _client(client: Client, head: Request | None) -> Json:
+    return {
+        "address": client.address,
+        "user_agent": _user_agent(head),
+        "session": client.session,
+        "session_source": client.session_source,
+        "agent": client.agent,
+        "user": client.user,
+        "user_source": client.user_source,
+        "tags": client.tags,
+        "metadata": client.metadata,
+    }
 
 
 def _user_agent(head: Request | None) -> str | None:

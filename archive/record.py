@@ -22,6 +22,7 @@ __all__ = [
     "End",
     "EndReason",
     "Fields",
+    "Kept",
     "Kind",
     "Message",
     "Record",
@@ -29,6 +30,7 @@ __all__ = [
     "Redaction",
     "Request",
     "Response",
+    "Scalar",
     "Timing",
     "Upstream",
     "id_text",
@@ -41,6 +43,12 @@ Fields = Sequence[tuple[bytes, bytes]]
 """Header fields as they came: raw names and values, in order, duplicates kept."""
 
 Side = Literal["client", "upstream"]
+
+Kept = Literal["full", "metadata"]
+"""What a record holds of its exchange: all of it, or all but the text of its bodies and the payloads of its messages."""
+
+Scalar = str | int | float | bool | None
+"""A value of JSON that holds no others."""
 
 
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids must differ, not be secret; a system call per id costs more than all the rest
@@ -123,11 +131,17 @@ class Body:
 
 @dataclass(slots=True)
 class Client:
-    """Who called: address as "host:port" and, when the client named one, the session and where its name was found."""
+    """Who called: address as "host:port", and what the client said of itself, each name with the place where it was found."""
 
     address: str
     session: str | None = None
     session_source: str | None = None
+    agent: str | None = None
+    """Which of the session's agents called, where the client tells them apart; found where the session was."""
+    user: str | None = None
+    user_source: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -229,6 +243,8 @@ class Record:
     redactions: list[Redaction] = field(default_factory=list)
     weight: int = 0
     """Bytes of memory this record holds, about: what the queue's bound counts. Set by the producer."""
+    kept: Kept = "full"
+    """The producer's word on what it gives: with "metadata" bodies come as `unkept` bytes only and messages without their data."""
 
 
 class Recorder(Protocol):

@@ -17,6 +17,7 @@ from archive.record import (
     End,
     EndReason,
     Fields,
+    Kept,
     Message,
     Record,
     Recorder,
@@ -79,8 +80,8 @@ class Told(Protocol):
 class Recording(Protocol):
     """Who is told of exchanges: makes a `Told` for each. Called on the event loop; never blocks."""
 
-    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
-        """A new exchange, whose request head has arrived; None when it is not to be recorded (and that is counted)."""
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head, kept: Kept = "full") -> Told | None:
+        """A new exchange, whose request head has arrived; None when it cannot be recorded (and that is counted)."""
         ...
 
 
@@ -91,9 +92,9 @@ class InProcess:
         self._recorder = recorder
         self._limits = limits
 
-    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told:
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head, kept: Kept = "full") -> Told:
         """As `Recording.open`."""
-        capture = Capture(self._recorder, self._limits, id, at, now, client, upstream)
+        capture = Capture(self._recorder, self._limits, id, at, now, client, upstream, kept)
         capture.request_head(head)
         return capture
 
@@ -144,21 +145,31 @@ class Capture:
     """
 
     __slots__ = (
-        "_batches",
-        "_client", "_frames", "_gathered", "_limits", "_part", "_pending", "_reader", "_recorder", "_redactions", "_request",
-        "_request_body", "_response", "_response_body", "_since", "_started", "_timing", "_upstream", "_weight", "at", "ended", "id",
-        "on_full",
+        "_batches", "_client", "_frames", "_gathered", "_kept", "_limits", "_max_body", "_part", "_pending", "_reader", "_recorder",
+        "_redactions", "_request", "_request_body", "_response", "_response_body", "_since", "_started", "_timing", "_upstream", "_weight",
+        "at", "ended", "id", "on_full",
     )  # fmt: skip
 
     def __init__(
-        self, recorder: Recorder, limits: CaptureLimits, id: bytes, at: float, now: float, client: Client, upstream: Upstream
+        self,
+        recorder: Recorder,
+        limits: CaptureLimits,
+        id: bytes,
+        at: float,
+        now: float,
+        client: Client,
+        upstream: Upstream,
+        kept: Kept = "full",
     ) -> None:
+        """With `kept` "metadata" bodies are only counted and hashed, and of messages only their sizes are told."""
         self.id = id
         self.at = at
         self.ended = False
         self.on_full: Callable[[], None] | None = None
         self._recorder = recorder
         self._limits = limits
+        self._kept = kept
+        self._max_body = limits.max_body if kept == "full" else 0
         self._client = client
         self._upstream = upstream
         self._started = now
@@ -215,14 +226,14 @@ class Capture:
         """The answer Verbatim made itself, because the upstream could not."""
         self._response = Response(status, headers, reason, origin="gateway")
         self._response_body = side = _Side("")
-        side.add([body], self._limits.max_body)
+        side.add([body], self._max_body)
         side.ended = True
 
     def request_data(self, payload: list[bytes], now: float) -> None:
         """Bytes of the request's body have gone to the upstream."""
         side = self._request_body
         assert side is not None
-        self._gathered += side.add(payload, self._limits.max_body)
+        self._gathered += side.add(payload, self._max_body)
         self._weight += PIECE * len(payload)
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
@@ -242,7 +253,7 @@ class Capture:
             marks.append((side.size, _ms(now - self._started)))
             weight += MARK
         self._weight += weight
-        self._gathered += side.add(payload, self._limits.max_body)
+        self._gathered += side.add(payload, self._max_body)
         if self._gathered >= self._limits.part_bytes:
             self.cut(now)
 
@@ -290,6 +301,7 @@ class Capture:
             end,
             self._redactions,
             self.weight,
+            self._kept,
         )
         if reader is not None and (frames or end is not None):
             batch = self._batches
@@ -337,6 +349,10 @@ def _read_frames(reader: FrameReader, batch: int, frames: list[Piece], record: R
     """Runs in the writer's thread. Whether a websocket ended properly is only known now: by its close frames (RFC 6455 section 7.1.4)."""
     end = record.end
     messages = reader.read(batch, frames, last=end is not None)
+    if record.kept == "metadata":
+        for message in messages:
+            message.size = len(message.data) if message.size is None else message.size
+            message.data = b""
     if end is not None and reader.closed and end.reason in (EndReason.CLIENT_CLOSED, EndReason.UPSTREAM_CLOSED):
         record.end = End(EndReason.COMPLETE, "")
     return messages

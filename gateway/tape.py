@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-from archive.record import Client, EndReason, Fields, Recorder, Upstream
+from archive.record import Client, EndReason, Fields, Kept, Recorder, Upstream
 from gateway.capture import Capture, CaptureLimits, Recording, Told
 from gateway.frames import Side
 from gateway.wire import Framing, Head
@@ -44,6 +44,9 @@ FAILED: Final = "recording failed"
 
 Loss = tuple[int, bytes, int, str, float]
 """An exchange's number and id, the bytes that had been told of it, why it is lost and when."""
+
+_Who = tuple[Any, ...]
+"""The fields of a `Client`, in order; of most calls only the first three are told, the others say nothing."""
 
 OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST = range(9)
 
@@ -90,16 +93,18 @@ class Tape(Recording):
         limit = self._limit if told > SMALL else self._limit * 3 // 2
         return self._unread + self._size <= limit
 
-    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head) -> Told | None:
+    def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head, kept: Kept = "full") -> Told | None:
         """As `Recording.open`."""
         number = next(self._numbers)
         if not self.running or self.overfull or (self.full and self.stalled(now)):
             self.lose(number, id, 0, now)
             return None
         self._told[number] = teller = _Teller(self, number, id)
-        who = (client.address, client.session, client.session_source)
+        who: _Who = (client.address, client.session, client.session_source)
+        if client.user_source or client.tags or client.metadata:
+            who = (*who, client.agent, client.user, client.user_source, client.tags, client.metadata)
         what = (head.method, head.target, head.version, head.headers, head.framing, head.size)
-        self.tell((OPEN, number, id, at, now, who, upstream.name, what), 512 + head.size + 64 * len(head.headers))
+        self.tell((OPEN, number, id, at, now, who, upstream.name, what, kept), 512 + head.size + 64 * len(head.headers))
         return teller
 
     def take(self, *, last: bool = False) -> bytes:
@@ -370,11 +375,12 @@ class Player:
         id: bytes,
         at: float,
         now: float,
-        who: tuple[str, str | None, str | None],
+        who: _Who,
         upstream: str,
         what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing, int],
+        kept: Kept,
     ) -> None:
-        capture = Capture(self._recorder, self._limits, id, at, now, Client(*who), self._upstreams[upstream])
+        capture = Capture(self._recorder, self._limits, id, at, now, Client(*who), self._upstreams[upstream], kept)
         method, target, version, headers, framing, size = what
         head = Head(headers, [name.lower() for name, _ in headers])
         head.method, head.target, head.version, head.framing, head.size = method, target, version, framing, size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archive.record import Client, EndReason, Record, Upstream, new_id
+from archive.record import Client, EndReason, Kept, Record, Upstream, new_id
 from gateway.capture import Recording, Told
 from gateway.wire import Head, Limits, request_reader, response_reader
 
@@ -47,13 +47,29 @@ def response(raw: bytes = RESPONSE) -> Head:
     return head
 
 
-def opened(recording: Recording, *, at: float = 1_795_082_400.25, id: bytes | None = None, head: Head | None = None) -> Told | None:
-    return recording.open(id or new_id(1), at, 100.0, CLIENT, UPSTREAM, head or request())
+def opened(
+    recording: Recording,
+    *,
+    at: float = 1_795_082_400.25,
+    id: bytes | None = None,
+    head: Head | None = None,
+    client: Client = CLIENT,
+    kept: Kept = "full",
+) -> Told | None:
+    return recording.open(id or new_id(1), at, 100.0, client, UPSTREAM, head or request(), kept)
 
 
-def tell(recording: Recording, *, id: bytes | None = None, body: bytes = b"hello", answer: tuple[bytes, ...] = (b"one ", b"two")) -> None:
+def tell(
+    recording: Recording,
+    *,
+    id: bytes | None = None,
+    body: bytes = b"hello",
+    answer: tuple[bytes, ...] = (b"one ", b"two"),
+    client: Client = CLIENT,
+    kept: Kept = "full",
+) -> None:
     """One whole exchange."""
-    told = opened(recording, id=id)
+    told = opened(recording, id=id, client=client, kept=kept)
     assert told is not None
     told.request_data([body], 100.001)
     told.request_end()
@@ -86,4 +102,5 @@ def plain(record: Record) -> dict[str, Any]:
         "end": record.end,
         "redactions": record.redactions,
         "weight": record.weight,
+        "kept": record.kept,
     }

@@ -68,7 +68,17 @@ def test_a_line_tells_all_of_an_exchange() -> None:
         "part": 0,
         "at": "2026-11-19T10:00:01.000000Z",
         "kind": "exchange",
-        "client": {"address": "127.0.0.1:50000", "user_agent": "tester/1", "session": "run-1", "session_source": "header"},
+        "client": {
+            "address": "127.0.0.1:50000",
+            "user_agent": "tester/1",
+            "session": "run-1",
+            "session_source": "header",
+            "agent": None,
+            "user": None,
+            "user_source": None,
+            "tags": [],
+            "metadata": {},
+        },
         "upstream": {"name": "openai", "url": "http://127.0.0.1:9"},
         "request": {
             "method": "POST",
@@ -89,7 +99,23 @@ def test_a_line_tells_all_of_an_exchange() -> None:
         "timing": {"ttfb_ms": 12.5, "duration_ms": 20.25, "marks": [[0, 12.5]]},
         "end": {"reason": "complete", "detail": ""},
         "redactions": [{"where": "request.headers.authorization", "rule": "authorization", "count": 2}],
+        "kept": "full",
     }
+
+
+def test_what_the_client_said_of_itself_stands_in_the_line() -> None:
+    record = whole()
+    record.client = Client("a:1", "s", "x-verbatim-session", "a-1", "é@x", "x-verbatim-user", ("one", "two"), {"n": 1, "f": 0.5, "b": None})
+    record.kept = "metadata"
+    value = parsed(record)
+    assert list(value["client"].items())[4:] == [
+        ("agent", "a-1"),
+        ("user", "é@x"),
+        ("user_source", "x-verbatim-user"),
+        ("tags", ["one", "two"]),
+        ("metadata", {"n": 1, "f": 0.5, "b": None}),
+    ]
+    assert value["kept"] == "metadata"
 
 
 def test_keys_keep_their_order_and_are_always_there() -> None:

@@ -35,7 +35,7 @@ from archive.proof.keys import load_key, make_key
 from archive.proof.seal import closed_hours, seal_hour
 from archive.proof.verify import verify
 from archive.reader import Reader
-from archive.record import SCHEMA_VERSION, Body, EndReason, Kind, Message, Record, Redaction, Request, Response, id_text, new_id
+from archive.record import SCHEMA_VERSION, Body, Client, EndReason, Kind, Message, Record, Redaction, Request, Response, id_text, new_id
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "archive" / "FORMAT.md").read_text(encoding="utf-8")
@@ -274,6 +274,7 @@ def exchange_lines() -> list[Any]:
     ]
     talk.redactions = [Redaction("request.headers.authorization", "bearer")]
     odd = whole(answer=b"\xff")
+    odd.client = Client("[::1]:1", "s", "path", "a", "u", "x-verbatim-user", ("t",), {"n": 1})
     odd.request = Request(b"GET", b"/\xff", [(b"x", b"\xff")])
     odd.response = Response(200, [], b"\xff", origin="gateway")
     damaged = whole()

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import pytest
-from capturing import CLIENT, KEY, UPSTREAM, Remembering, opened, plain, request, response, tell
+from capturing import CLIENT, KEY, REQUEST, UPSTREAM, Remembering, opened, plain, request, response, tell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,6 +104,41 @@ def test_a_body_beyond_the_limit_is_cut_in_the_record_and_hashed_whole() -> None
     assert made[-1]["total"] == len(whole)
     assert made[-1]["sha256"] == hashlib.sha256(whole).hexdigest()
     assert made[-1]["truncated"]
+
+
+def test_a_body_that_is_not_to_be_kept_is_counted_and_hashed() -> None:
+    recorder = Remembering()
+    tell(InProcess(recorder, CaptureLimits()), body=b"a question", answer=(b"an ", b"answer"), kept="metadata")
+    (record,) = recorder.records
+    line = to_line(record, writer="w", seq=0)
+    assert line is not None
+    assert b"question" not in line
+    assert b"answer" not in line
+    told = json.loads(line)
+    assert told["kept"] == "metadata"
+    for body, crossed in ((told["request"]["body"], b"a question"), (told["response"]["body"], b"an answer")):
+        assert (body["text"], body["size"], body["total"], body["truncated"]) == ("", len(crossed), len(crossed), True)
+        assert body["sha256"] == hashlib.sha256(crossed).hexdigest()
+
+
+def test_messages_that_are_not_to_be_kept_are_counted() -> None:
+    recorder = Remembering()
+    upgrade = request(REQUEST.replace(b"Content-Length: 5\r\n", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"))
+    told = opened(InProcess(recorder, CaptureLimits()), head=upgrade, kept="metadata")
+    assert told is not None
+    told.response_head(response(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), 100.1)
+    told.frames("upstream", b"\x81\x05hello\x88\x05\x03\xe8bye", 100.2)
+    told.frames("client", b"no frame at all", 100.3)
+    told.end(EndReason.CLIENT_CLOSED, "", 100.4)
+    line = to_line(recorder.records[0], writer="w", seq=0)
+    assert line is not None
+    messages = json.loads(line)["messages"]
+    assert [(it["type"], it["text"] or it["base64"] or "", it["size"]) for it in messages] == [
+        ("text", "", 5),
+        ("close", "", 3),
+        ("raw", "", 15),
+    ]
+    assert messages[1]["code"] == 1000
 
 
 def test_a_record_waits_for_room_and_is_then_taken() -> None:

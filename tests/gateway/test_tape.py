@@ -6,7 +6,7 @@ from capturing import CLIENT, REQUEST, UPSTREAM, Remembering, opened, plain, req
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.record import EndReason, new_id
+from archive.record import Client, EndReason, new_id
 from gateway.capture import CaptureLimits, InProcess
 from gateway.tape import SMALL, STALLED, Player, Tape
 
@@ -56,6 +56,16 @@ def test_a_replayed_exchange_is_recorded_as_if_told_directly(
     rig.pass_on()
     assert [plain(record) for record in rig.recorder.records] == [plain(record) for record in direct.records]
     assert rig.tape.unread == 0
+
+
+def test_what_the_client_said_of_itself_is_replayed() -> None:
+    named = Client("127.0.0.1:5", "s", "path", None, "u", "x-verbatim-user", ("a", "b"), {"n": 1, "f": 0.5, "no": None, "yes": True})
+    direct, rig = Remembering(), Rig()
+    for recording in (InProcess(direct, CaptureLimits()), rig.tape):
+        tell(recording, id=bytes(16), client=named, kept="metadata")
+    rig.pass_on()
+    assert [plain(record) for record in rig.recorder.records] == [plain(record) for record in direct.records]
+    assert (rig.recorder.records[0].client, rig.recorder.records[0].kept) == (named, "metadata")
 
 
 def test_websocket_bytes_are_replayed() -> None:
