@@ -74,6 +74,8 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
                 "verbatim": __version__,
                 "recording": keeper is not None and keeper.tape.running,
                 "exchanges": {"total": counters.exchanges, "active": len(relay.exchanges), "failed": counters.failed},
+                "connections": len(relay.connections),
+                "tasks": len(asyncio.all_tasks()),
                 "refused_requests": counters.refused,
                 "capture_errors": counters.capture_errors,
                 "unread_bytes": keeper.tape.unread if keeper is not None else 0,
