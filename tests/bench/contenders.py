@@ -8,10 +8,12 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -29,6 +31,12 @@ class Start:
     folder: Path
     port: int
     origin: int
+    ca: Path | None = None
+    """What vouches for an origin that speaks TLS; None: it speaks plain HTTP."""
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.origin}" if self.ca else f"http://127.0.0.1:{self.origin}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class Contender:
     """What stands before the origin's path."""
     records: bool = False
     all_cores: bool = False
+    only: tuple[str, ...] = ()
+    """The workloads it is measured with; none named: all that do not ask for some contenders only."""
 
 
 def answers(command: list[str]) -> str:
@@ -62,21 +72,63 @@ def needs(program: str, package: str) -> Callable[[], str]:
     return lambda: "" if shutil.which(program) else f"{program} is not installed (Debian package {package})"
 
 
+def needs_python(program: str, package: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(program) else f"{program} is not on the PATH (pip install '{package}' in a venv of its own)"
+
+
 def fill(template: str, target: Path, **names: object) -> Path:
     """Write the template file of this folder with its $NAMES filled in."""
     target.write_text(Template((HERE / template).read_text()).safe_substitute(names))
     return target
 
 
+TRUSTING = """proxy_ssl_trusted_certificate {ca}; proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_server_name on;
+    proxy_ssl_session_reuse on;"""
+
+
 def nginx(start: Start) -> list[str]:
     user = "user root;" if os.geteuid() == 0 else ""  # the worker must reach its folder
-    path = fill("nginx.conf", start.folder / "nginx.conf", FOLDER=start.folder, PORT=start.port, ORIGIN=start.origin, USER=user)
+    tls = TRUSTING.format(ca=start.ca) if start.ca else ""
+    scheme = "https" if start.ca else "http"
+    names = {"FOLDER": start.folder, "PORT": start.port, "ORIGIN": start.origin, "USER": user, "SCHEME": scheme, "TLS": tls}
+    path = fill("nginx.conf", start.folder / "nginx.conf", **names)
     return ["nginx", "-e", "stderr", "-p", str(start.folder), "-c", str(path)]
 
 
 def caddy(start: Start) -> list[str]:
     path = fill("Caddyfile", start.folder / "Caddyfile", PORT=start.port, ORIGIN=start.origin)
     return ["caddy", "run", "--config", str(path), "--adapter", "caddyfile"]
+
+
+def haproxy(start: Start) -> list[str]:
+    return ["haproxy", "-db", "-q", "-f", str(fill("haproxy.cfg", start.folder / "haproxy.cfg", PORT=start.port, ORIGIN=start.origin))]
+
+
+def mitmdump(start: Start) -> list[str]:
+    """As a reverse proxy that writes every flow to a file, which is what it records with."""
+    where = ["--mode", f"reverse:{start.url}", "--listen-host", "127.0.0.1", "--listen-port", str(start.port)]
+    return ["mitmdump", "-q", *where, "-w", str(start.folder / "flows"), "--set", f"confdir={start.folder}"]
+
+
+def litellm(start: Start) -> list[str]:
+    """Its pass-through endpoints, without a database: they relay and log nothing."""
+    endpoints = "".join(f'    - path: "{path}"\n      target: "{start.url}{path}"\n' for path in ("/json", "/upload"))
+    settings = start.folder / "litellm.yaml"
+    general = "  dangerously_permit_weak_or_unset_master_key: true\n  pass_through_endpoints:\n"
+    settings.write_text(f"model_list: []\ngeneral_settings:\n{general}{endpoints}")
+    return [
+        "litellm",
+        "--config",
+        str(settings),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(start.port),
+        "--num_workers",
+        "1",
+        "--telemetry",
+        "False",
+    ]
 
 
 def node(start: Start) -> list[str]:
@@ -94,7 +146,8 @@ def verbatim(record: bool, *, archive: Path | None = None, more: str = "") -> Ca
         settings, place = start.folder / "verbatim.toml", archive or start.folder / "archive"
         settings.write_text(
             f'host = "127.0.0.1"\nport = {start.port}\narchive = "{place}"\nviewer = false\naccess_log = false\n'
-            f'record = {str(record).lower()}\n{more}\n[routes.bench]\nupstream = "http://127.0.0.1:{start.origin}"\n'
+            f'record = {str(record).lower()}\n{more}\n[routes.bench]\nupstream = "{start.url}"\n'
+            + (f'ca_file = "{start.ca}"\n' if start.ca else "")
         )
         return [*console_script(), "serve"]
 
@@ -134,12 +187,33 @@ def libraries() -> str:
     return f"Starlette {starlette.__version__}, httpx {httpx.__version__}, uvicorn {uvicorn.__version__}"
 
 
+FULLY = ("json", "upload")
+"""As much as goes through: what slow peers are asked for, whose latency at a fixed rate says nothing more."""
+COMMON = ("json", "json-rate", "upload", "upload-rate", "sse", "sse-paced", "sse-32", "crowd")
+
 CONTENDERS = (
     Contender("direct", "no proxy", None, lambda: "", lambda: ""),
     Contender("nginx", "nginx", nginx, lambda: answers(["nginx", "-v"]).rpartition("/")[2], needs("nginx", "nginx-light")),
     Contender("caddy", "Caddy", caddy, lambda: answers(["caddy", "version"]), needs("caddy", "caddy")),
+    Contender("haproxy", "HAProxy", haproxy, lambda: answers(["haproxy", "-v"]).split(" ")[2], needs("haproxy", "haproxy"), only=COMMON),
     Contender("node", "Node, 20 lines", node, lambda: answers(["node", "--version"]), needs("node", "nodejs")),
     Contender("naive", "Starlette + httpx", naive, libraries, lambda: ""),
+    Contender(
+        "mitmdump",
+        "mitmdump, writing flows",
+        mitmdump,
+        lambda: answers(["mitmdump", "--version"]).partition(": ")[2],
+        needs_python("mitmdump", "mitmproxy"),
+        only=FULLY,
+    ),
+    Contender(
+        "litellm",
+        "LiteLLM, pass-through",
+        litellm,
+        lambda: answers(["litellm", "--version"]).rpartition("=")[2].strip(),
+        needs_python("litellm", "litellm[proxy]"),
+        only=FULLY,
+    ),
     Contender("off", "**Verbatim, not recording**", verbatim(False), verbatim_version, verbatim_missing, prefix="/bench"),
     Contender("on", "**Verbatim, recording**", verbatim(True), verbatim_version, verbatim_missing, prefix="/bench", records=True),
     Contender(
@@ -152,21 +226,34 @@ CONTENDERS = (
         True,
         True,
     ),
+    Contender(
+        "off2", "**Verbatim, on any core**", verbatim(False), verbatim_version, verbatim_missing, "/bench", all_cores=True, only=FULLY
+    ),
+    Contender(
+        "workers2",
+        "**Verbatim, two workers, on any core**",
+        verbatim(False, more="workers = 2"),
+        verbatim_version,
+        verbatim_missing,
+        "/bench",
+        all_cores=True,
+        only=FULLY,
+    ),
 )
 
 
 class Running:
     """A contender at work before an origin."""
 
-    def __init__(self, contender: Contender, *, folder: Path, origin: int, on: str) -> None:
-        """Start it and wait until it relays. Raises RuntimeError with the end of its log where it does not within 20 seconds."""
+    def __init__(self, contender: Contender, *, folder: Path, origin: int, on: str, ca: Path | None = None) -> None:
+        """Start it and wait until it relays. Raises RuntimeError with the end of its log where it does not within 60 seconds."""
         self.contender = contender
         self.folder = folder
         self.tree: Tree | None = None
         self.port = origin
         log = folder / "log"
         if contender.command:
-            start = Start(folder, free_port(), origin)
+            start = Start(folder, free_port(), origin, ca)
             self.port = start.port
             self.tree = Tree(
                 contender.command(start),
@@ -175,7 +262,7 @@ class Running:
                 log=log,
                 environment={**environment(), "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60  # LiteLLM takes half of that
         while not self._relays():
             if time.monotonic() > deadline or (self.tree and self.tree.process.poll() is not None):
                 self.stop()
@@ -206,6 +293,30 @@ def build_origin(folder: Path) -> list[str]:
     if compiler and subprocess.run([compiler, "-O2", "-o", str(program), str(HERE / "origin.c")], capture_output=True).returncode == 0:
         return [str(program)]
     return [sys.executable, str(HERE / "origin.py")]
+
+
+def start_tls_origin(folder: Path, on: str) -> tuple[Tree, int, Path]:
+    """nginx answering over TLS, its port, and the file of who vouches for it. Raises RuntimeError where it does not begin."""
+    import trustme
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "files").mkdir()
+    (folder / "files" / "json").write_bytes(b"x" * 1024)
+    port = free_port()
+    user = "user root;" if os.geteuid() == 0 else ""
+    path = fill("nginx_origin.conf", folder / "nginx_origin.conf", FOLDER=folder, PORT=port, USER=user)
+    tree = Tree(["nginx", "-e", "stderr", "-p", str(folder), "-c", str(path)], on=on, folder=folder, log=folder / "tls-origin.log")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return tree, port, folder / "ca.pem"
+        time.sleep(0.02)
+    tree.stop()
+    raise RuntimeError("the TLS origin does not start: " + (folder / "tls-origin.log").read_text()[-2000:])
 
 
 def start_origin(folder: Path, on: str) -> tuple[Tree, int]:

@@ -26,9 +26,9 @@ from typing import Any
 import ledger
 import recording
 import report
-from contenders import CONTENDERS, Contender, Running, answers, start_origin
+from contenders import CONTENDERS, Contender, Running, answers, start_origin, start_tls_origin
 from processes import cores
-from workloads import FULL, HEADS, QUICK, SMOKE, WORKLOADS, Bench, Figures, Workload, write_body
+from workloads import FULL, HEADS, QUICK, SMOKE, TLS, WORKLOADS, Bench, Figures, Workload, write_body
 
 ENOUGH = 0.85
 """A proxy that had less of its core at saturation was held back by something else."""
@@ -58,13 +58,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="verbatim-bench-") as name:
         folder = Path(name)
         origin, port = start_origin(folder, load_cores)
+        tls_origin, tls, ca = None, 0, None
         try:
-            bench = Bench(scale, port, origin, load_cores, folder, write_body(folder / "body.json"), HEADS[arguments.head])
+            if any(workload.tls for workload in workloads):
+                try:
+                    tls_origin, tls, ca = start_tls_origin(folder, load_cores)
+                except (RuntimeError, OSError, ImportError) as error:
+                    notes.append(f"no TLS upstream: {error}")
+            body = write_body(folder / "body.json")
+            bench = Bench(scale, port, origin, tls, ca, load_cores, folder, body, HEADS[arguments.head])
             cells = rounds(bench, contenders, workloads, proxy_cores, notes)
             if ARCHIVE in arguments.only or not arguments.only:
                 cells += archive(bench, proxy_cores, notes)
         finally:
             origin.stop()
+            if tls_origin is not None:
+                tls_origin.stop()
     machine = machine_line(
         contenders or [c for c in CONTENDERS if c.name == "on"], proxy_cores, load_cores, arguments.head, scale.rounds, scale.seconds
     )
@@ -125,7 +134,7 @@ def rounds(bench: Bench, contenders: list[Contender], workloads: list[Workload],
     for number in range(bench.scale.rounds):
         for workload in workloads:
             for contender in contenders:
-                if (workload.name == "crowd" and number) or (contender.all_cores and not workload.both_cores):
+                if not together(contender, workload, bench) or (workload.name == "crowd" and number):
                     continue
                 print(f"round {number + 1}/{bench.scale.rounds} {workload.name} {contender.name}", file=sys.stderr, flush=True)
                 try:
@@ -144,6 +153,15 @@ def rounds(bench: Bench, contenders: list[Contender], workloads: list[Workload],
     return cells
 
 
+def together(contender: Contender, workload: Workload, bench: Bench) -> bool:
+    """Whether this contender is measured with this workload."""
+    if contender.all_cores and not workload.both_cores:
+        return False
+    if workload.tls:
+        return bool(bench.tls) and contender.name in TLS
+    return not contender.only or workload.name in contender.only
+
+
 def archive(bench: Bench, on: str, notes: list[str]) -> list[dict[str, Any]]:
     """The archive's part; where something fails what was measured before it is kept."""
     cells: list[dict[str, Any]] = []
@@ -159,12 +177,13 @@ def cell(bench: Bench, contender: Contender, workload: Workload, on: str) -> Fig
     cores_used = f"{on},{bench.load_cores}" if contender.all_cores else on
     with tempfile.TemporaryDirectory(prefix="verbatim-bench-") as name:
         before = bench.relayed()
-        running = Running(contender, folder=Path(name), origin=bench.origin, on=cores_used)
+        origin, ca = (bench.tls, bench.ca) if workload.tls else (bench.origin, None)
+        running = Running(contender, folder=Path(name), origin=origin, on=cores_used, ca=ca)
         try:
             figures = workload.run(bench, running)
         finally:
             running.stop()
-        if contender.records and workload.saturates:
+        if contender.records and workload.saturates and not workload.tls:  # only the plain origin counts what it was asked
             kept, dropped = ledger.totals(Path(name) / "archive")
             missing = bench.relayed() - before - 1 - kept - dropped
             figures |= {"kept": kept, "dropped": dropped, "unaccounted": max(0, abs(missing) - 2 * CONNECTIONS)}

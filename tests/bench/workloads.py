@@ -56,6 +56,8 @@ class Scale:
     """Streams at once in `paced`."""
     events: int = 300
     pause: float = 0.01
+    few: int = 32
+    """Streams at once in `sse-32`: so few that an event's delay is the relay's own, not the crowd's."""
     quiet: float = 0.25
     """A tree that does nothing for so long has settled."""
     json_rate: float = 1000.0
@@ -98,6 +100,10 @@ class Bench:
     scale: Scale
     origin: int
     origin_tree: Tree
+    tls: int
+    """The port of an origin that speaks TLS, 0: there is none."""
+    ca: Path | None
+    """What vouches for it."""
     load_cores: str
     folder: Path
     body: Path
@@ -204,15 +210,16 @@ def unpaced(bench: Bench, running: Running) -> Figures:
     return figures
 
 
-def paced(bench: Bench, running: Running) -> Figures:
-    scale = bench.scale
-    own(bench, running, mode="closed", path="/sse?n=20&us=0", connections=8, seconds=bench.scale.warm_up)
-    path = f"/sse?n={scale.events}&us={round(scale.pause * 1e6)}"
-    return measured(
-        bench,
-        running,
-        lambda: own(bench, running, mode="streams", path=path, streams=scale.paced, ramp=min(1.0, scale.pause * scale.events)),
-    )
+def paced(*, few: bool) -> Callable[[Bench, Running], Figures]:
+    def workload(bench: Bench, running: Running) -> Figures:
+        scale = bench.scale
+        own(bench, running, mode="closed", path="/sse?n=20&us=0", connections=8, seconds=bench.scale.warm_up)
+        path = f"/sse?n={scale.events}&us={round(scale.pause * 1e6)}"
+        ramp = min(1.0, scale.pause * scale.events)
+        count = min(scale.few, scale.paced) if few else scale.paced
+        return measured(bench, running, lambda: own(bench, running, mode="streams", path=path, streams=count, ramp=ramp))
+
+    return workload
 
 
 def crowd(bench: Bench, running: Running) -> Figures:
@@ -244,7 +251,12 @@ class Workload:
     """Also for the contender that may use every core."""
     quick: bool = False
     """Also in a quick look."""
+    tls: bool = False
+    """The origin speaks TLS; for the contenders of `TLS` only."""
 
+
+TLS = ("nginx", "off", "on")
+"""Who relays to an origin that speaks TLS."""
 
 WORKLOADS = (
     Workload("json", saturate("/json", body=False), saturates=True, both_cores=True, quick=True),
@@ -252,6 +264,9 @@ WORKLOADS = (
     Workload("upload", saturate("/upload", body=True), saturates=True, both_cores=True, quick=True),
     Workload("upload-rate", steady("/upload", body=True)),
     Workload("sse", unpaced, saturates=True),
-    Workload("sse-paced", paced, quick=True),
+    Workload("sse-paced", paced(few=False), quick=True),
+    Workload("sse-32", paced(few=True)),
+    Workload("tls", saturate("/json", body=False), tls=True, quick=True),
+    Workload("tls-rate", steady("/json", body=False), tls=True),
     Workload("crowd", crowd, quick=True),
 )
