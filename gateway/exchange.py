@@ -1,6 +1,6 @@
 """One exchange: joins a client's connection to an upstream's, passes bytes first and tells the capture after.
 
-No parsing, routing or sockets of its own: `gateway.relay` brings requests here, `gateway.upstream` brings responses.
+No parsing, routing or sockets of its own: `gateway.client` brings requests here, `gateway.upstream` brings responses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from gateway.upstream import Connection
 from gateway.wire import Data, End, Event, Head
 
 if TYPE_CHECKING:
-    from gateway.relay import ClientConnection, Relay
+    from gateway.client import ClientConnection
+    from gateway.relay import Relay
 
 __all__ = ["Exchange"]
 

@@ -9,7 +9,7 @@ import pytest
 from rawsockets import Connection, wait_for
 from relayrig import OK, Origin, final, rig
 
-from gateway.relay import ClientConnection
+from gateway.client import ClientConnection
 
 GET = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"

@@ -13,7 +13,8 @@ from relayrig import Origin, RawUpstream, Recording, final, rig
 from archive.record import Record
 from gateway import exchange
 from gateway.capture import Capture
-from gateway.relay import ClientConnection, Relay
+from gateway.client import ClientConnection
+from gateway.relay import Relay
 from gateway.upstream import Connection as Upstream
 
 POST = b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"

@@ -11,7 +11,7 @@ import pytest
 from rawsockets import Connection, wait_for
 from relayrig import OK, Origin, RawUpstream, final, rig
 
-from gateway import relay as relay_module
+from gateway import client as client_module
 from gateway import upstream as upstream_module
 
 ASK = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -307,7 +307,7 @@ async def test_large_messages_leave_everybody_else_a_turn(monkeypatch: pytest.Mo
 
     loop = asyncio.get_running_loop()
     handle = loop.call_soon(next_turn)
-    for side in (relay_module.ClientConnection, upstream_module.Connection):
+    for side in (client_module.ClientConnection, upstream_module.Connection):
 
         def received(self: Any, data: bytes, receive: Any = side.data_received, side: type = side) -> None:
             if len(data) >= upstream_module.FULL_READ:
@@ -324,5 +324,5 @@ async def test_large_messages_leave_everybody_else_a_turn(monkeypatch: pytest.Mo
         assert origin.requests[0].body == body
         await client.close()
     sides = {side for side, _ in full}
-    assert relay_module.ClientConnection in sides
+    assert client_module.ClientConnection in sides
     assert len(full) == len(set(full))  # never two full reads of a connection in one turn of the loop

@@ -1,0 +1,242 @@
+"""A client's connection: the protocol class under uvicorn. Reads requests and hands each to an `Exchange`, one at a time.
+
+What is no route of ours goes on to the Starlette app. Routing, records and upstreams are not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from archive.record import id_text, new_id
+from gateway.errors import GatewayError, answer, reason_phrase
+from gateway.exchange import AHEAD, Exchange
+from gateway.upstream import FULL_READ, TURN, reset_at_close
+from gateway.wire import Data, End, Event, Head, ProtocolError, request_reader
+
+if TYPE_CHECKING:
+    from gateway.relay import Relay
+
+__all__ = ["ClientConnection"]
+
+IDLE: Final = 75.0
+"""Seconds a client's connection is kept open between requests: nginx's keepalive_timeout; SDK pools give up sooner by themselves."""
+
+LINGER: Final = 2.0
+"""Seconds a client's upload is still read, and thrown away, after an early answer, so that a reset does not overtake the answer
+(nginx's lingering_close, for the same reason)."""
+
+AHEAD_LIMIT: Final = 64 << 10
+"""Bytes of pipelined requests kept while one is answered. Reading goes on up to here so that the client's leaving is noticed."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. One exchange at a time; requests sent ahead wait in the reader."""
+
+    __slots__ = (
+        "_app_state", "_config", "_connections", "_holds", "_lingering", "_relay", "_since", "_state",
+        "address", "closing", "exchange", "reader", "transport", "writable",
+    )  # fmt: skip
+
+    def __init__(self, relay: Relay, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.reader = request_reader(relay.limits)
+        self.exchange: Exchange | None = None
+        self.address = ""
+        self.closing = False
+        self.writable = True
+        self._relay = relay
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._connections = cast("set[Any]", server_state.connections)  # uvicorn asks each to shut down
+        self._holds = 0
+        self._lingering = False
+        self._since = 0.0  # since when a head, the next request or the linger's end is awaited
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self._relay.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self.address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
+        self._since = perf_counter()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None and exchange.tunnel:
+            exchange.client_bytes(data)
+            return
+        if self._lingering or (self.closing and exchange is None):
+            return
+        try:
+            events = self.reader.receive(data)
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if len(data) >= FULL_READ:
+            self.hold(TURN, True)
+            self._relay.loop.call_soon(self.hold, TURN, False)
+        if events:
+            self._run(events)
+        elif exchange is None:
+            if self.reader.waiting <= len(data):  # the first bytes of a head: the time it may take begins
+                self._since = perf_counter()
+        elif self.reader.waiting > AHEAD_LIMIT:
+            self.hold(AHEAD, True)
+
+    def eof_received(self) -> None:
+        return None  # the transport closes: a client that has closed its side is taken to have left (see README, limits)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._relay.connections.discard(self)
+        self.closing = True  # requests sent ahead are not begun any more
+        if self.exchange is not None:
+            self.exchange.client_lost()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self.exchange is not None:
+            self.exchange.client_writable(False)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self.exchange is not None:
+            self.exchange.client_writable(True)
+
+    def shutdown(self) -> None:
+        """uvicorn asks to finish: at once when idle, else after the exchange that runs."""
+        self.closing = True
+        if self.exchange is None:
+            self.transport.close()
+
+    # For the exchange
+
+    def hold(self, why: int, on: bool) -> None:
+        """Stop reading from the socket for the reason `why` (a bit), or drop that reason; without any, reading goes on."""
+        before, self._holds = self._holds, self._holds | why if on else self._holds & ~why
+        if bool(before) != bool(self._holds) and not self.transport.is_closing():
+            (self.transport.pause_reading if self._holds else self.transport.resume_reading)()
+
+    def reset(self) -> None:
+        """Break the connection so that the client sees it broken (RST) and takes nothing for whole."""
+        if not self.transport.is_closing():
+            reset_at_close(self.transport)
+        self.transport.abort()
+
+    def linger(self) -> None:
+        """The answer is out but the request is not all here: read on and throw away for a moment, then close."""
+        self.closing = self._lingering = True
+        self._since = perf_counter()
+
+    def exchange_over(self) -> None:
+        """The exchange has ended: on to the next request, or close."""
+        if self.exchange is None:
+            return
+        self.exchange = None
+        self._since = perf_counter()
+        self.hold(self._holds, False)
+        if self._lingering:
+            self._finish_writing()
+            return
+        if self.closing:
+            self.transport.close()
+            return
+        try:
+            events = self.reader.next()
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if events:
+            self._run(events)
+
+    def tick(self, now: float) -> None:
+        """Timeouts, about once a second."""
+        transport = self.transport
+        if self._lingering:
+            if self.exchange is None and now - self._since > LINGER:
+                transport.abort()
+        elif self.exchange is not None:
+            if self._holds and not transport.is_closing() and _has_left(transport):
+                transport.abort()  # while it is not read its leaving does not show otherwise
+        elif now - self._since > (self._relay.header_timeout if self.reader.waiting and not self.closing else IDLE):
+            if transport.is_closing():  # what is left of the answer finds no taker
+                transport.abort()
+            self._since = now
+            transport.close()
+
+    # Requests
+
+    def _run(self, events: list[Event]) -> None:
+        """Pass on what a request's bytes mean: first out, then told."""
+        exchange = self.exchange
+        out: list[bytes] = []
+        for event in events:
+            if type(event) is Data:
+                out.append(event.raw)
+            elif type(event) is End:
+                if event.raw:
+                    out.append(event.raw)
+            else:
+                assert type(event) is Head
+                target = self._relay.routes.resolve(event.target)
+                if target is None:
+                    self._own_page(event, events)
+                    return
+                self.exchange = exchange = self._relay.open(self, event, target)
+                out.append(exchange.start())
+        if exchange is None or exchange.over:
+            return
+        if out:
+            exchange.send(out)
+        exchange.sent(events, perf_counter())
+
+    def _own_page(self, head: Head, events: list[Event]) -> None:
+        """Not for an upstream: this request and the connection belong to the Starlette app now, under uvicorn's own protocol class.
+
+        It answers this one request and closes: a client that keeps its connections may ask for a route next, which the app has not.
+        """
+        fields = [name + b": " + value for (name, value), lower in zip(head.headers, head.names, strict=True) if lower != b"connection"]
+        lines = [b"%b %b %b" % (head.method, head.target, head.version), *fields, b"Connection: close", b"", b""]
+        raw = [event.raw for event in events if not isinstance(event, Head)]
+        self.reader.detach()
+        self._connections.discard(self)
+        self._relay.connections.discard(self)
+        protocol = HttpToolsProtocol(self._config, self._state, self._app_state, self._relay.loop)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join(lines) + b"".join(raw))
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """What came is no acceptable HTTP: say so and close; an exchange that runs is broken off."""
+        self._relay.counters.refused += 1
+        self.closing = True
+        if self.exchange is not None:
+            self.exchange.bad_request(str(error))
+            return
+        fields, body = answer(GatewayError(error.status, "bad_request", str(error)), "openai", id_text(new_id(int(time.time() * 1000))))
+        lines = [b"HTTP/1.1 %d %b" % (error.status, reason_phrase(error.status)), *[name + b": " + value for name, value in fields]]
+        self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", b""]) + body)
+        self.linger()
+        self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed or broken a connection that is not read just now."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # errors and hang-ups are always told
+    return bool(poll.poll(0))
