@@ -32,9 +32,12 @@ T = TypeVar("T")
 _ARCHIVE = Path("data/archive")
 
 
-def _setting(default: T, help: str, *, kind: Kind = "text", least: float = 0, most: float = float("inf"), secret: bool = False) -> T:
-    """A field of Settings. `least` and `most` bound numbers, `least` a text's length; a `secret` is never shown."""
-    metadata = {"help": help, "kind": kind, "least": least, "most": most, "secret": secret}
+def _setting(
+    default: T, help: str, *, kind: Kind = "text", least: float = 0, most: float = float("inf"), secret: bool = False, live: bool = False
+) -> T:
+    """A field of Settings. `least` and `most` bound numbers, `least` a text's length; a `secret` is never shown; a `live` one is taken
+    anew on SIGHUP."""
+    metadata = {"help": help, "kind": kind, "least": least, "most": most, "secret": secret, "live": live}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -48,6 +51,13 @@ class Settings:
 
     host: str = _setting("127.0.0.1", "Address the gateway listens on. Anything but a loopback address lets others use it.")
     port: int = _setting(8787, "Port the gateway listens on; 0 takes a free one.", kind="whole", most=65535)
+    tls_cert: Path | None = _setting(
+        None, "File of the certificate (PEM, its chain after it) to serve https and wss with; `verbatim cert` makes one.", kind="path"
+    )
+    tls_key: Path | None = _setting(None, "File of the certificate's private key, where it is not in the same file.", kind="path")
+    workers: int = _setting(
+        1, "Processes that relay, each with a recorder of its own; they share the port.", kind="whole", least=1, most=64
+    )
     viewer: bool = _setting(True, "Run the viewer beside the gateway.", kind="switch")
     viewer_host: str = _setting("127.0.0.1", "Address the viewer listens on.")
     viewer_port: int = _setting(8788, "Port the viewer listens on; 0 takes a free one.", kind="whole", most=65535)
@@ -57,7 +67,9 @@ class Settings:
     viewer_hosts: str | None = _setting(None, "Further names the viewer is reached by, NAME:PORT, separated by commas.")
     archive: Path = _setting(_ARCHIVE, "Folder the recordings are written to; made when it does not exist.", kind="path")  # noqa: RUF009 - a Path does not change
     record: bool = _setting(True, "Record what passes. Off, the gateway only relays.", kind="switch")
-    default_route: str | None = _setting(None, "Route that takes paths no route's name begins, such as a bare /v1/chat/completions.")
+    default_route: str | None = _setting(
+        None, "Route that takes paths no route's name begins, such as a bare /v1/chat/completions.", live=True
+    )
     queue_records: int = _setting(
         8192, "Records that may wait to be written; beyond that they are dropped and counted.", kind="whole", least=1
     )
@@ -80,17 +92,27 @@ class Settings:
     max_body: int = _setting(
         64 << 20, "Bytes of body recorded per direction and exchange; the rest is relayed, counted and hashed.", kind="size"
     )
-    max_header_bytes: int = _setting(96 << 10, "Largest request or response head accepted.", kind="size", least=1 << 10, most=16 << 20)
-    max_header_fields: int = _setting(256, "Most header fields accepted in one head.", kind="whole", least=8, most=10_000)
-    header_timeout: float = _setting(20.0, "Seconds a client may take to send a request's head.", kind="seconds", least=0.1)
-    connect_timeout: float = _setting(10.0, "Seconds to reach an upstream, TLS included.", kind="seconds", least=0.01)
-    read_timeout: float = _setting(0.0, "Seconds an upstream may be silent; 0 waits for ever, as long thinking needs.", kind="seconds")
-    idle_timeout: float = _setting(
-        4.0, "Seconds an unused upstream connection is kept; below the 5 s after which many servers close.", kind="seconds"
+    max_header_bytes: int = _setting(
+        96 << 10, "Largest request or response head accepted.", kind="size", least=1 << 10, most=16 << 20, live=True
     )
-    grace: float = _setting(10.0, "Seconds running exchanges get to finish when the gateway stops.", kind="seconds")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much is logged.", kind="choice")
-    access_log: bool = _setting(True, "Log one line for each exchange.", kind="switch")
+    max_header_fields: int = _setting(256, "Most header fields accepted in one head.", kind="whole", least=8, most=10_000, live=True)
+    header_timeout: float = _setting(20.0, "Seconds a client may take to send a request's head.", kind="seconds", least=0.1, live=True)
+    connect_timeout: float = _setting(10.0, "Seconds to reach an upstream, TLS included.", kind="seconds", least=0.01, live=True)
+    handshake_timeout: float = _setting(
+        30.0,
+        "Seconds an upstream may take to answer a websocket's handshake, connecting included; 0 waits for ever.",
+        kind="seconds",
+        live=True,
+    )
+    read_timeout: float = _setting(
+        0.0, "Seconds an upstream may be silent; 0 waits for ever, as long thinking needs.", kind="seconds", live=True
+    )
+    idle_timeout: float = _setting(
+        4.0, "Seconds an unused upstream connection is kept; below the 5 s after which many servers close.", kind="seconds", live=True
+    )
+    grace: float = _setting(10.0, "Seconds running exchanges get to finish when the gateway stops.", kind="seconds", live=True)
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much is logged.", kind="choice", live=True)
+    access_log: bool = _setting(True, "Log one line for each exchange.", kind="switch", live=True)
     routes: Mapping[str, Route] = field(default_factory=_default_routes)
 
     def table(self) -> Routes:
@@ -109,6 +131,7 @@ class Setting(NamedTuple):
     least: float
     most: float
     secret: bool
+    live: bool
 
     @property
     def variable(self) -> str:
@@ -176,6 +199,7 @@ def _all_settings() -> tuple[Setting, ...]:
             m["least"],
             m["most"],
             m["secret"],
+            m["live"],
         )
         for f in fields(Settings)
         if (m := f.metadata)
@@ -202,6 +226,7 @@ ROUTE_KEYS = (
     RouteKey("proxy", str, "Proxy to reach the upstream through: http://, https://, socks5:// or socks5h://."),
     RouteKey("shape", str, f"Error format of the gateway's own answers: {', '.join(SHAPES)}. Guessed from name and host when not set."),
     RouteKey("ca_file", str, "File of certificates to trust for this upstream instead of the system's."),
+    RouteKey("websockets", bool, "false answers websocket handshakes with 426, upon which clients such as Codex use HTTP at once."),
 )
 _ROUTE_KEYS = {key.name: key for key in ROUTE_KEYS}
 
@@ -370,6 +395,7 @@ def settings_table() -> str:
     for setting in SETTINGS:
         choices = f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else ""
         default = f"`{setting.show()}`" if setting.show() else "-"
-        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {setting.help}{choices} |")
+        live = " Taken anew on SIGHUP." if setting.live else ""
+        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {setting.help}{choices}{live} |")
     rows.extend(f"| `routes.NAME.{key.name}` | - | `VERBATIM_ROUTES_NAME_{key.name.upper()}` | {key.help} |" for key in ROUTE_KEYS)
     return "\n".join(rows) + "\n"
