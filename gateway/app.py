@@ -45,6 +45,7 @@ def create_relay(settings: Settings, recording: Recording | None, access_log: Ac
         header_timeout=settings.header_timeout,
         read_timeout=settings.read_timeout,
         connect_timeout=settings.connect_timeout,
+        handshake_timeout=settings.handshake_timeout,
         idle_timeout=settings.idle_timeout,
         access_log=access_log,
     )

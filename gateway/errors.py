@@ -39,12 +39,15 @@ def answer(failure: GatewayError, shape: Shape, id: str) -> tuple[list[tuple[byt
         kind = "server_error" if failure.status >= 500 else "invalid_request_error"
         body = {"error": {"message": message, "type": kind, "param": None, "code": failure.code}}
     content = json.dumps(body).encode()
-    return [
+    fields = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(content)),
         (b"x-verbatim-error", failure.code.encode()),
         (b"x-verbatim-id", id.encode()),
-    ], content
+    ]
+    if failure.status == 426:  # RFC 9110 section 15.5.22: it must name a protocol that would do
+        fields += [(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")]
+    return fields, content
 
 
 def reason_phrase(status: int) -> bytes:

@@ -128,16 +128,35 @@ class Exchange:
         """Get a connection; the request head to send on it."""
         head, target = self._head, self.target
         upgrade = head.upgrade == b"websocket"  # on a connection of its own: it will not come back to the pool
+        if upgrade and not self._may_tunnel():
+            return b""
         connection = None if upgrade else self.relay.pool.take(target.route, self.started)
         if connection is not None:
             self._attach(connection)
         else:
             self._connecting = self.relay.loop.create_task(self._connect())
-        if head.expect and head.version == b"HTTP/1.1":
+        if head.expect and head.version == b"HTTP/1.1" and not upgrade:
             self._timer = self.relay.loop.call_later(CONTINUE_AFTER, self._continue)
         if upgrade:
             return headers.upgrade_head(head, b"%b %b HTTP/1.1" % (head.method, target.target), target.route.authority)
         return headers.request_head(head, target.target, target.route.authority)
+
+    def _may_tunnel(self) -> bool:
+        """For a websocket's handshake: whether this route takes it; if not it has been answered. Its time limit begins."""
+        route, relay = self.target.route, self.relay
+        if route.tunnels:
+            if relay.handshake_timeout:
+                self._timer = relay.loop.call_later(relay.handshake_timeout, self._handshake_late)
+            return True
+        why = "cannot take a route with http2 or a proxy" if route.websockets else "are switched off for this route"
+        self.request_done = True  # a handshake has no body
+        self._answer(GatewayError(426, "websockets_off", f"websockets {why}; use HTTP"), EndReason.COMPLETE)
+        return False
+
+    def _handshake_late(self) -> None:
+        if not (self.over or self.tunnel) and self._response is None:
+            why = f"the upstream did not answer the websocket's handshake within {self.relay.handshake_timeout:g} s"
+            self._answer(GatewayError(504, "upstream_timeout", why), EndReason.TIMEOUT)
 
     def send(self, pieces: list[bytes]) -> None:
         """Bytes of the request for the upstream, now or as soon as there is a connection."""

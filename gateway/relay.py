@@ -59,6 +59,7 @@ class Relay:
         header_timeout: float,
         read_timeout: float,
         connect_timeout: float,
+        handshake_timeout: float = 30.0,
         idle_timeout: float,
         access_log: AccessLog | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class Relay:
         self.limits = limits
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
+        self.handshake_timeout = handshake_timeout
         self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout, second=_second(routes))
         self.counters = Counters()
         self.exchanges: set[Exchange] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -62,9 +62,18 @@ class Route:
     ca_file: str | None
     url: str
     """For display and records: no credentials."""
+    websockets: bool = True
+    """Whether handshakes go upstream; see `tunnels`."""
+
+    @property
+    def tunnels(self) -> bool:
+        """Whether websockets can pass: they are not switched off, and the route takes the wire."""
+        return self.websockets and not self.http2 and self.proxy is None
 
     @staticmethod
-    def parse(name: str, url: str, *, shape: str = "", http2: bool = False, proxy: str = "", ca_file: str = "") -> Route:
+    def parse(
+        name: str, url: str, *, shape: str = "", http2: bool = False, proxy: str = "", ca_file: str = "", websockets: bool = True
+    ) -> Route:
         """The route `name` to the upstream at `url`. Raises SettingsError with one sentence that says what to write instead."""
         if not _NAME.match(name):
             raise SettingsError(
@@ -72,7 +81,8 @@ class Route:
             )
         if shape and shape not in SHAPES:
             raise SettingsError(f"route {name!r}: shape must be one of {', '.join(SHAPES)}")
-        return _parse_upstream(name, url.strip(), shape, http2, _proxy(name, proxy.strip()), ca_file or None)
+        route = _parse_upstream(name, url.strip(), shape, http2, _proxy(name, proxy.strip()), ca_file or None)
+        return route if websockets else replace(route, websockets=False)
 
     def join(self, rest: bytes) -> bytes:
         """The target to send upstream for `rest`: what followed the route's name, "" or beginning with "/" or "?"."""

@@ -158,8 +158,6 @@ class Line(asyncio.Transport):
 
     async def _ask(self, head: Head) -> None:
         route, connection = self._route, self.connection
-        if head.upgrade == b"websocket":
-            raise GatewayError(501, "websocket_unsupported", "websockets cannot take a route with http2 or a proxy")
         if self._pool is None:
             self._pool = _pool(route)
         request = httpcore.Request(

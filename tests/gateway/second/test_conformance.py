@@ -459,8 +459,9 @@ async def test_the_second_path_refuses_websockets(path: str) -> None:
     async with Origin() as origin, through(path, origin) as gateway:
         message, client = await gateway.ask(b"GET /up/ws HTTP/1.1\r\nHost: a\r\n" + handshake)
         await client.close()
-        assert message.status == 501
-        assert message.values(b"x-verbatim-error") == [b"websocket_unsupported"]
+        assert message.status == 426
+        assert message.values(b"x-verbatim-error") == [b"websockets_off"]
+        assert b"cannot take a route with http2 or a proxy" in message.body
         assert origin.requests == []
 
 
