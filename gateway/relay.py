@@ -47,6 +47,10 @@ class Counters:
     capture_errors: int = 0
 
 
+RUNNING: Final = frozenset({"recording", "pool", "counters", "exchanges", "connections", "loop", "_timer"})
+"""What of a relay is not settings: `take_over` leaves it alone."""
+
+
 class Relay:
     """What all connections of one process share. Made before the loop runs; `start()` and all else belong to the loop's thread."""
 
@@ -100,6 +104,14 @@ class Relay:
             await asyncio.sleep(0.005)
         for connection in list(self.connections):
             connection.transport.abort()
+
+    def take_over(self, fresh: Relay) -> None:
+        """From the next request on be as `fresh`, a relay with other settings that was never started. What runs ends as it began: an
+        exchange keeps its target, a client's connection its limits. In one turn of the loop, so no request sees half of it."""
+        for name, value in vars(fresh).items():
+            if name not in RUNNING:
+                setattr(self, name, value)
+        self.pool.take_over(fresh.pool, self.routes.routes)
 
     def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None) -> ClientConnection:
         """What uvicorn calls for each connection."""

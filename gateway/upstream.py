@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Final, Protocol, cast
 
@@ -174,7 +174,11 @@ class Pool:
         idle = self._idle.get(route.name)
         while idle:
             connection = idle.pop()
-            if connection.usable and (now - connection.idle_since < FRESH or not _readable(connection.transport)):
+            if (
+                connection.route is route
+                and connection.usable
+                and (now - connection.idle_since < FRESH or not _readable(connection.transport))
+            ):
                 connection.reused = True
                 return connection
             connection.transport.abort()
@@ -212,6 +216,16 @@ class Pool:
         except Exception as error:
             raise dial_failure(error, route, self._connect_timeout) from None
         return connection
+
+    def take_over(self, fresh: Pool, routes: Mapping[str, Route]) -> None:
+        """From now on dial as `fresh`, a pool that was never used, would; `routes` are all there are. Idle connections of other routes,
+        the former ones of the same name included, are closed; those that come back later are not used again (see `take`)."""
+        self._connect_timeout, self._idle_timeout, self._second = fresh._connect_timeout, fresh._idle_timeout, fresh._second
+        for name, idle in self._idle.items():
+            self._idle[name] = [connection for connection in idle if connection.route is routes.get(name)]
+            for connection in idle:
+                if connection.route is not routes.get(name):
+                    connection.transport.close()
 
     def sweep(self, now: float) -> None:
         """Close what has been idle too long."""
