@@ -21,6 +21,7 @@ from starlette.routing import Route as Page
 from gateway import __version__, memory
 from gateway.capture import Recording
 from gateway.errors import GatewayError, answer
+from gateway.front import front_of
 from gateway.keeper import Keeper
 from gateway.logs import AccessLog
 from gateway.relay import Relay
@@ -64,7 +65,7 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
         await relay.stop()
 
     async def index(request: Request) -> Response:
-        base = f"http://{request.headers.get('host', '127.0.0.1')}"
+        base = f"{request.url.scheme}://{request.headers.get('host', '127.0.0.1')}"
         lines = [f"  {base}/{name}  ->  {route.url}" for name, route in relay.routes.routes.items()]
         return PlainTextResponse("\n".join(["Verbatim relays and records. Point your SDK's base URL at one of:", *lines, ""]))
 
@@ -106,6 +107,7 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
     """Serve on `sockets` until SIGTERM or SIGINT, then drain for up to `settings.grace` seconds. Blocks. `keeper` has been started.
 
     A second signal ends the draining. What is still running then is cut so that no client takes it for whole, and recorded so.
+    Raises SettingsError when `tls_cert` or `tls_key` cannot be served with.
     """
     _raise_file_limit()
     memory.tune()
@@ -123,6 +125,9 @@ def run(settings: Settings, *, sockets: list[socket.socket], keeper: Keeper | No
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
+    config.load()
+    front = front_of(settings)
+    config.ssl = front.context if front is not None else None
     server = Server(config)
 
     async def serve() -> None:

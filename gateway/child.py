@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.front import Front
 from gateway.serving import base_url, environment_lines, listen
 from gateway.supervisor import python_command
 
@@ -49,13 +51,13 @@ def new_session(now: float) -> str:
     return time.strftime("run-%Y%m%dT%H%M%SZ-", time.gmtime(now)) + secrets.token_hex(3)
 
 
-def environment(gateway: str, session: str, outer: Mapping[str, str]) -> dict[str, str]:
+def environment(gateway: str, session: str, outer: Mapping[str, str], trust: Mapping[str, str] | None = None) -> dict[str, str]:
     """`outer` and what makes SDKs speak through `gateway` in the name of `session`.
 
     The session is in the path, which every client keeps; where an SDK takes headers from the environment (openai, anthropic and the
-    programs on them), also in a header. Proxies are told to leave the gateway alone.
+    programs on them), also in a header. Proxies are told to leave the gateway alone. `trust`: see `gateway.front.trust_variables`.
     """
-    inner = dict(outer)
+    inner = {**outer, **(trust or {})}
     for line in environment_lines(f"{gateway}/~{session}"):
         variable, _, value = line.partition("=")
         inner[variable] = value
@@ -90,6 +92,10 @@ def _get(url: str, path: str, timeout: float) -> bytes:
     """The beginning of the body at `path`, whatever its status; empty when nobody answers in HTTP."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
+    if parts.scheme == "https":  # only asked whether it is there; whoever is sent there checks the certificate
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port or 443, timeout=timeout, context=context)
     try:
         connection.request("GET", path)
         return connection.getresponse().read(1 << 16)
@@ -100,13 +106,15 @@ def _get(url: str, path: str, timeout: float) -> bytes:
 
 
 @contextlib.contextmanager
-def own_gateway(arguments: Sequence[str]) -> Iterator[str]:
+def own_gateway(arguments: Sequence[str], front: Front | None = None) -> Iterator[str]:
     """A gateway of our own while the block lasts; gives its URL. At the end it drains. Raises GatewayFailed when it does not start.
+
+    `front`: what its settings will make it serve with.
 
     It ends with us even if we are killed: it holds the reading end of a pipe whose other end is ours.
     """
     with listen("127.0.0.1", 0, "port") as listener:
-        url = base_url(listener)
+        url = base_url(listener, front)
         theirs, ours = os.pipe()
         try:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "unpack": ("pack", "Make the gzip files of packed hours again."),
     "prune": ("keep", "Remove the oldest recordings, by the hour."),
     "forget": ("keep", "Remove exchanges from the recordings."),
+    "cert": ("cert", "Make a certificate, to be reached by https and wss."),
     "doctor": ("check", "Look for what would keep Verbatim from working here."),
     "demo": ("serve", "Start a demo upstream that needs no key."),
 }

@@ -25,6 +25,7 @@ from archive.writer import Writer
 from gateway import __version__, alarms
 from gateway.alarms import Alarm, Bounds
 from gateway.child import gateway_version, viewer_answers
+from gateway.front import front_of
 from gateway.logs import one_line
 from gateway.routes import Route
 from gateway.serving import listen
@@ -39,6 +40,8 @@ EARLIEST: Final = 1_760_000_000.0
 """October 2025, before the first release: a clock that shows less is wrong, and so would be every file name and certificate check."""
 YEARS: Final = 1000.0
 """Days: beyond that nobody counts them."""
+EXPIRES_SOON: Final = 30.0
+"""Days before a certificate's end: when a renewal that works by itself (ACME's) has long happened."""
 STRANGERS: Final = 5
 """Foreign names told one by one."""
 
@@ -54,8 +57,9 @@ class Finding:
 
 
 def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Look at ports, disk, the seals' key, an archive's round trip, every upstream and the clock, in this order. Blocks; raises nothing."""
-    yield _port(settings.host, settings.port, "port")
+    """Look at TLS, ports, disk, the seals' key, an archive's round trip, every upstream and the clock, in turn. Blocks; raises nothing."""
+    yield from _front(settings, now())
+    yield _port(settings.host, settings.port, "port", secure=settings.tls_cert is not None)
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
     yield from _disk(settings, now())
@@ -68,7 +72,36 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     yield _clock(now())
 
 
-def _port(host: str, port: int, setting: Literal["port", "viewer_port"]) -> Finding:
+def _front(settings: Settings, now: float) -> Iterator[Finding]:
+    """The certificate the gateway is to serve with."""
+    about = "tls"
+    try:
+        front = front_of(settings)
+    except SettingsError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding("fail", about, one_line(what), one_line(advice) or "see tls_cert and tls_key")
+        return
+    if front is None:
+        return
+    shown = f"{front.file} is for {', '.join(front.names)}, until {time.strftime('%Y-%m-%d', time.gmtime(front.ends))}"
+    days = (front.ends - now) / 86400
+    if days < EXPIRES_SOON:
+        yield Finding(
+            "warn", about, one_line(f"{shown}: {days:.0f} days left"), "renew it in time; clients stop at once when it has expired"
+        )
+    elif not front.covers(settings.host) and settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        yield Finding(
+            "warn", about, one_line(f"{shown}, and not for {settings.host}"), "clients must use one of these names, or they refuse it"
+        )
+    else:
+        yield Finding("ok", about, one_line(shown))
+    if mode := front.key.stat().st_mode & 0o077:
+        yield Finding(
+            "warn", about, f"the private key in {front.key} is open to other users (mode {0o600 | mode:o})", f"chmod 600 {front.key}"
+        )
+
+
+def _port(host: str, port: int, setting: Literal["port", "viewer_port"], *, secure: bool = False) -> Finding:
     """Free, or held by what is to listen there."""
     what = "viewer" if setting == "viewer_port" else "gateway"
     about = f"{what} port"
@@ -77,7 +110,7 @@ def _port(host: str, port: int, setting: Literal["port", "viewer_port"]) -> Find
         listen(host, port, setting).close()
     except SettingsError as error:
         running = viewer_answers if what == "viewer" else gateway_version
-        if running(f"http://{shown}"):
+        if running(f"{'https' if secure else 'http'}://{shown}"):
             return Finding("ok", about, f"a {what} is already running on {shown}")
         flag = setting.replace("_", "-")
         return Finding("fail", about, str(error).partition(";")[0], f"choose another with --{flag}, or stop what listens there")

@@ -23,12 +23,13 @@ import click
 from archive.errors import Unwritable
 from gateway import __version__, logs
 from gateway.capture import CaptureLimits
+from gateway.front import Front, front_of
 from gateway.keeper import Keeper
 from gateway.redaction import RULES_HASH
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import Supervisor, python_command
 
-__all__ = ["base_url", "environment_lines", "listen", "serve", "viewer_url"]
+__all__ = ["base_url", "environment_lines", "listen", "serve", "url_of", "viewer_url"]
 
 log = logging.getLogger("verbatim.serve")
 
@@ -61,11 +62,18 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
-def base_url(listener: socket.socket) -> str:
-    """The URL under which this machine reaches `listener`."""
+def base_url(listener: socket.socket, front: Front | None = None) -> str:
+    """The URL under which this machine reaches `listener`; behind `front`, by a name that its certificate is for."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url_of(host, port, front)
+
+
+def url_of(host: str, port: int, front: Front | None) -> str:
+    """The base URL of a gateway on `host` and `port`."""
+    if front is not None:
+        host = front.name_for(host)
+    return f"{'https' if front is not None else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def viewer_url(listener: socket.socket, token: str) -> str:
@@ -97,6 +105,7 @@ def serve(
     """
     from gateway import app, memory
 
+    front = front_of(settings)
     memory.forbid_core_dumps()
     if settings.record and settings.seal and settings.seal_key is not None and not settings.seal_key.is_file():
         raise SettingsError(f"there is no key file {settings.seal_key}; make one with `verbatim keygen`, or leave out seal_key")
@@ -104,7 +113,7 @@ def serve(
         ending = stack.enter_context(_Ending())
         listener = listener or listen(settings.host, settings.port, "port")
         stack.callback(listener.close)
-        gateway = base_url(listener)
+        gateway = base_url(listener, front)
         viewer = stack.enter_context(listen(settings.viewer_host, settings.viewer_port, "viewer_port")) if settings.viewer else None
         _warn_of_exposure(listener, viewer)
         logs.configure(settings.log_level)
@@ -128,15 +137,15 @@ def serve(
         def ready() -> None:
             ending.graceful = True
             if not quiet:
-                click.echo(_greeting(settings, gateway, viewer_url(viewer, token) if viewer is not None else None, demo=demo))
+                click.echo(_greeting(settings, gateway, front, viewer_url(viewer, token) if viewer is not None else None, demo=demo))
                 sys.stdout.flush()
             if demo:
-                sow(gateway)
+                sow(gateway, front)
 
         app.run(settings, sockets=[listener], keeper=keeper, on_ready=ready)
 
 
-def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: bool) -> str:
+def _greeting(settings: Settings, gateway: str, front: Front | None, viewer: str | None, *, demo: bool) -> str:
     recordings = str(settings.archive.absolute()) if settings.record else "nothing is recorded (record = false)"
     lines = [
         f"Verbatim {__version__}",
@@ -147,6 +156,12 @@ def _greeting(settings: Settings, gateway: str, viewer: str | None, *, demo: boo
         "Point your SDKs at it (the demo takes any key):" if demo else "Point your SDKs at it:",
         *(f"  export {line}" for line in environment_lines(gateway)),
     ]
+    if front is not None and front.authority is not None:
+        file = shlex.quote(str(front.file.absolute()))
+        lines += [
+            f"  export NODE_EXTRA_CA_CERTS={file}",
+            f"  export SSL_CERT_FILE={file}  # Python; it then trusts nobody else (`{_our_name()} run` adds it to the others)",
+        ]
     others = [route for name, route in settings.routes.items() if name not in ("openai", "anthropic", "gemini")]
     if others:
         lines += ["", "Further routes:", *(f"  {gateway}/{route.name}  ->  {route.url}" for route in others)]
@@ -250,14 +265,14 @@ def demo_upstream() -> Iterator[list[str]]:
         yield [f"{name}={url}" for name in ("openai", "anthropic", "gemini")]
 
 
-def sow(gateway: str) -> None:
+def sow(gateway: str, front: Front | None = None) -> None:
     """Send the demo's traffic through `gateway` in a thread of its own."""
 
     def work() -> None:
         from gateway import demo
 
         try:
-            demo.seed(gateway)
+            demo.seed(gateway, front.authority if front is not None else None)
         except Exception as error:
             log.warning("the demo's traffic was not sent whole: %s", type(error).__name__)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
 from gateway import child
 from gateway.commands.options import WrongInput, read_settings, settings_options
+from gateway.front import front_of, trust_variables
 from gateway.routes import valid_session
+from gateway.serving import url_of
+from gateway.settings import SettingsError
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -22,8 +27,9 @@ from gateway.routes import valid_session
 def run(session: str | None, command: tuple[str, ...], **flags: Any) -> None:
     """Run COMMAND so that its LLM calls are recorded, with no other change.
 
-    Sets the base URLs that the SDKs of OpenAI, Anthropic and Google read from the environment. Uses the gateway that runs; where none
-    does, one is started for as long as the command lasts. Signals reach the command, and its exit code is handed on.
+    Sets the base URLs that the SDKs of OpenAI, Anthropic and Google read from the environment, and where the gateway has a certificate of
+    its own authority (tls_cert), which one to trust. Uses the gateway that runs; where none does, one is started for as long as the
+    command lasts. Signals reach the command, and its exit code is handed on.
 
     \b
     Examples:
@@ -34,16 +40,23 @@ def run(session: str | None, command: tuple[str, ...], **flags: Any) -> None:
     if not valid_session(session):
         raise WrongInput("a session's name is 1 to 128 letters, digits, '.', '_' and '-', the first a letter or digit")
     settings = read_settings(flags)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    gateway = os.environ.get("VERBATIM_GATEWAY") or f"http://{host}:{settings.port}"
+    try:
+        front = front_of(settings)
+    except SettingsError as error:
+        raise WrongInput(str(error)) from None
+    gateway = os.environ.get("VERBATIM_GATEWAY") or url_of(settings.host, settings.port, front)
     with contextlib.ExitStack() as stack:
         if child.gateway_version(gateway) is None:
             click.echo(f"verbatim: no gateway answers at {gateway}; recording through one of our own into {settings.archive}", err=True)
             try:
-                gateway = stack.enter_context(child.own_gateway(_own_arguments(flags)))
+                gateway = stack.enter_context(child.own_gateway(_own_arguments(flags), front))
             except child.GatewayFailed as error:
                 raise WrongInput(str(error)) from None
-        code = child.run(command, child.environment(gateway, session, os.environ))
+        trust: dict[str, str] = {}
+        if front is not None and front.authority is not None and gateway.startswith("https:"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="verbatim-trust-"))
+            trust = trust_variables(front.authority, Path(folder), os.environ)
+        code = child.run(command, child.environment(gateway, session, os.environ, trust))
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 
 import httpx
 import websockets
@@ -27,20 +28,22 @@ WEATHER: Json = {
 }
 
 
-def seed(gateway_url: str) -> int:
+def seed(gateway_url: str, authority: str | None = None) -> int:
     """Send a dozen varied exchanges through the gateway at `gateway_url` and return how many there were.
+
+    `authority`: a certificate in PEM that is trusted, where the URL is https.
 
     Blocks, about two seconds at the demo's usual pace. Raises httpx.HTTPError or OSError when the gateway cannot be reached; what
     the demo upstream does badly on purpose (429, a broken stream) is not an error here. Not to be called from a running event loop.
     """
-    return asyncio.run(_sow(gateway_url.rstrip("/")))
+    return asyncio.run(_sow(gateway_url.rstrip("/"), ssl.create_default_context(cadata=authority)))
 
 
-async def _sow(url: str) -> int:
-    async with httpx.AsyncClient(base_url=url, timeout=10.0, trust_env=False) as client:
+async def _sow(url: str, trusted: ssl.SSLContext) -> int:
+    async with httpx.AsyncClient(base_url=url, timeout=10.0, trust_env=False, verify=trusted) as client:
         counts = await asyncio.gather(
             _tool_conversation(client),
-            _realtime(url),
+            _realtime(url, trusted),
             *(sow(client) for sow in (_thoughts, _reasoning, _gemini, _gemini_tool, _embeddings, _upload, _limited, _broken, _left)),
         )
     return sum(counts)
@@ -129,7 +132,7 @@ async def _stream(client: httpx.AsyncClient, path: str, headers: dict[str, str],
     return 1
 
 
-async def _realtime(url: str) -> int:
+async def _realtime(url: str, trusted: ssl.SSLContext) -> int:
     address = url.replace("http", "ws", 1) + "/openai/v1/realtime?model=gpt-realtime"
     said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Say something about websockets."}]}
     async with websockets.connect(
@@ -137,6 +140,7 @@ async def _realtime(url: str) -> int:
         additional_headers={"authorization": OPENAI["authorization"]},
         user_agent_header=OPENAI["user-agent"],
         proxy=None,
+        ssl=trusted if address.startswith("wss:") else None,
         open_timeout=10,
     ) as socket:
         await socket.send(json.dumps({"type": "conversation.item.create", "item": said}))
