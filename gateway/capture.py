@@ -29,6 +29,7 @@ from archive.record import (
 )
 from gateway.frames import FrameReader, Piece, Side
 from gateway.redaction import redact_headers, redact_target
+from gateway.sessions import known
 from gateway.wire import Head
 
 __all__ = ["Capture", "CaptureLimits", "InProcess", "Recording", "Told"]
@@ -202,8 +203,10 @@ class Capture:
         """The request's head, as it came from the client."""
         fields, removed = redact_headers(head.headers, "request.headers")
         target, also = redact_target(head.target, "request.target")
+        self._client, hidden = known(self._client, head.names, fields, self._upstream.name)
         self._redactions += removed
         self._redactions += also
+        self._redactions += hidden
         self._request = Request(head.method, target, fields, head.version[5:].decode())
         self._weight += head.size + FIELD * len(head.headers)
         if head.framing != "none":

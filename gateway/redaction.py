@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from archive.record import Fields, Redaction
 from gateway import rules
 
-__all__ = ["REDACTED", "RULES_HASH", "redact_headers", "redact_target", "redact_text", "redact_url"]
+__all__ = ["REDACTED", "RULES_HASH", "redact_headers", "redact_named", "redact_target", "redact_text", "redact_url"]
 
 REDACTED: Final = "[redacted]"
 _REDACTED: Final = REDACTED.encode("ascii")
@@ -113,6 +113,16 @@ def redact_text(text: str) -> str:
         return _look(text.encode("utf-8", "surrogateescape"), _ignore).decode("utf-8", "surrogateescape")
     except Exception:  # fails closed, whatever a rule does
         return REDACTED
+
+
+def redact_named(name: str, value: str) -> str:
+    """`value`, which stood under `name` in JSON, as `redact_text` has it; all of it is removed where the name is a credential's. Never
+    raises."""
+    try:
+        secret = _secret_parameter(name.encode("utf-8", "surrogatepass"))
+    except Exception:  # fails closed, whatever a rule does
+        return REDACTED
+    return redact_text(value) if secret is None or secret in rules.QUERY_ONLY or not value else REDACTED
 
 
 def _ignore(_what: str, _rule: str) -> None: ...

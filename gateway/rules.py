@@ -71,8 +71,8 @@ ORDINARY_HEADERS = _words(
     openai-beta openai-organization openai-processing-ms openai-project openai-version pragma priority proxy-authenticate range
     request-id retry-after sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-version server
     strict-transport-security te trailer transfer-encoding upgrade upgrade-insecure-requests user-agent vary via www-authenticate x-app
-    x-content-type-options x-frame-options x-goog-api-client x-powered-by x-request-id x-verbatim-error x-verbatim-id x-verbatim-session
-    x-xss-protection
+    x-content-type-options x-frame-options x-goog-api-client x-powered-by x-request-id x-verbatim-error x-verbatim-id x-verbatim-record
+    x-verbatim-warning x-xss-protection
     """
 )
 """Names whose values are never looked at, for speed: no client puts a key there."""

@@ -45,9 +45,6 @@ FAILED: Final = "recording failed"
 Loss = tuple[int, bytes, int, str, float]
 """An exchange's number and id, the bytes that had been told of it, why it is lost and when."""
 
-_Who = tuple[Any, ...]
-"""The fields of a `Client`, in order; of most calls only the first three are told, the others say nothing."""
-
 OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST = range(9)
 
 
@@ -100,9 +97,7 @@ class Tape(Recording):
             self.lose(number, id, 0, now)
             return None
         self._told[number] = teller = _Teller(self, number, id)
-        who: _Who = (client.address, client.session, client.session_source)
-        if client.user_source or client.tags or client.metadata:
-            who = (*who, client.agent, client.user, client.user_source, client.tags, client.metadata)
+        who = (client.address, client.session, client.session_source)  # the rest is in the head, and read there
         what = (head.method, head.target, head.version, head.headers, head.framing, head.size)
         self.tell((OPEN, number, id, at, now, who, upstream.name, what, kept), 512 + head.size + 64 * len(head.headers))
         return teller
@@ -375,7 +370,7 @@ class Player:
         id: bytes,
         at: float,
         now: float,
-        who: _Who,
+        who: tuple[str, str | None, str | None],
         upstream: str,
         what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing, int],
         kept: Kept,

@@ -53,10 +53,9 @@ def opened(
     at: float = 1_795_082_400.25,
     id: bytes | None = None,
     head: Head | None = None,
-    client: Client = CLIENT,
     kept: Kept = "full",
 ) -> Told | None:
-    return recording.open(id or new_id(1), at, 100.0, client, UPSTREAM, head or request(), kept)
+    return recording.open(id or new_id(1), at, 100.0, CLIENT, UPSTREAM, head or request(), kept)
 
 
 def tell(
@@ -65,11 +64,11 @@ def tell(
     id: bytes | None = None,
     body: bytes = b"hello",
     answer: tuple[bytes, ...] = (b"one ", b"two"),
-    client: Client = CLIENT,
+    head: Head | None = None,
     kept: Kept = "full",
 ) -> None:
     """One whole exchange."""
-    told = opened(recording, id=id, client=client, kept=kept)
+    told = opened(recording, id=id, head=head, kept=kept)
     assert told is not None
     told.request_data([body], 100.001)
     told.request_end()

@@ -59,13 +59,14 @@ def test_a_replayed_exchange_is_recorded_as_if_told_directly(
 
 
 def test_what_the_client_said_of_itself_is_replayed() -> None:
-    named = Client("127.0.0.1:5", "s", "path", None, "u", "x-verbatim-user", ("a", "b"), {"n": 1, "f": 0.5, "no": None, "yes": True})
+    named = request(REQUEST.replace(b"X-Dup: 1", b'X-Verbatim-User: u\r\nx-verbatim-tags: a, b\r\nx-verbatim-metadata: {"n": 1}'))
     direct, rig = Remembering(), Rig()
     for recording in (InProcess(direct, CaptureLimits()), rig.tape):
-        tell(recording, id=bytes(16), client=named, kept="metadata")
+        tell(recording, id=bytes(16), head=named, kept="metadata")
     rig.pass_on()
     assert [plain(record) for record in rig.recorder.records] == [plain(record) for record in direct.records]
-    assert (rig.recorder.records[0].client, rig.recorder.records[0].kept) == (named, "metadata")
+    said = Client("127.0.0.1:5", "s1", "path", None, "u", "x-verbatim-user", ("a", "b"), {"n": 1})
+    assert (rig.recorder.records[0].client, rig.recorder.records[0].kept) == (said, "metadata")
 
 
 def test_websocket_bytes_are_replayed() -> None:
