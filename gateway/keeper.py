@@ -155,6 +155,13 @@ class Keeper:
         self._send(keeping.CLOSE, patience)
         return await self._closed
 
+    def change(self, upstreams: Mapping[str, str], log_level: str) -> None:
+        """Exchanges opened from now on are of these upstreams; those told so far are of the ones before. On the loop."""
+        self._options |= {"upstreams": dict(upstreams), "log_level": log_level}
+        if self._transport is not None:
+            self._flush()
+            self._send(keeping.CHANGE, (self._options["upstreams"], log_level))
+
     def stats(self) -> WriterStats | None:
         """The writer's counters as of at most about half a second ago, since its process began; None before its first report."""
         return WriterStats(**self._stats) if self._stats else None
@@ -189,6 +196,7 @@ class Keeper:
         """The loop has the socket."""
         self._transport = transport
         self._since = perf_counter()
+        self._send(keeping.CHANGE, (self._options["upstreams"], self._options["log_level"]))  # what changed while it started
         self.tape.started(self._since)
 
     def heard(self, kind: int, size: int, data: memoryview) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger("verbatim.keeping")
 FRAME: Final = struct.Struct("<IIB")
 """Before each message: its length, its size as the tape counts it, and what it is."""
 
-TAPE, OPTIONS, CLOSE, READY, FAILED, READ, STATS, CLOSED = range(8)
+TAPE, OPTIONS, CLOSE, READY, FAILED, READ, STATS, CLOSED, CHANGE = range(9)
 
 TICK: Final = 0.5
 """Seconds between two looks at old parts, and between two reports of the writer's counters."""
@@ -196,6 +196,10 @@ def _keep(channel: Channel, player: Player, writer: Writer) -> bool:
                 player.relieve(perf_counter())
                 read += size
                 pace.keep()
+            elif kind == CHANGE:
+                names, level = marshal.loads(data)  # noqa: S302 - as above
+                player.know({name: Upstream(name, url) for name, url in names.items()})
+                logs.set_level(level)
             elif kind == CLOSE:
                 timeout, closing = marshal.loads(data), True  # noqa: S302 - as above
         now = perf_counter()

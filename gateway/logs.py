@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from gateway.redaction import redact_text
 
-__all__ = ["AccessLog", "Lines", "configure", "one_line", "stop"]
+__all__ = ["AccessLog", "Lines", "configure", "one_line", "set_level", "stop"]
 
 QUIET: Final = (
     "uvicorn",
@@ -129,13 +131,28 @@ class Lines:
                 _Text(time.time(), "WARNING", f"{dropped - self._told} log lines were dropped: nobody reads them fast enough").render()
             )
             self._told = dropped
-        data = memoryview("".join(text + "\n" for text in texts).encode("utf-8"))
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            for text in _together([(text + "\n").encode("utf-8") for text in texts]):
+                data = memoryview(text)
+                while data:
+                    data = data[os.write(self._fd, data) :]
         except OSError:  # the terminal or pipe is gone: nobody is left to tell
             with self._lock:
                 self.dropped += len(batch)
+
+
+def _together(lines: list[bytes]) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes in one piece (PIPE_BUF, pipe(7)): other processes of ours write to the same one."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and size + len(line) > select.PIPE_BUF:
+            yield b"".join(batch)
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    if batch:
+        yield b"".join(batch)
 
 
 class AccessLog:
@@ -187,10 +204,7 @@ def configure(level: str, fd: int = 2) -> None:
     _lines = Lines(fd)
     root = logging.getLogger()
     root.handlers[:] = [_Handler(_lines)]
-    root.setLevel(level.upper())
-    for name in QUIET:
-        logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.WARNING, root.level))
+    set_level(level)
     for name in SILENT:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -198,6 +212,14 @@ def configure(level: str, fd: int = 2) -> None:
         logger.disabled = True
     logging.getLogger("uvicorn.error").addFilter(_says_something)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From now on log lines of `level` and above."""
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _says_something(record: logging.LogRecord) -> bool:

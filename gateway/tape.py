@@ -288,6 +288,10 @@ class Player:
         self._unweighed = 0
         self._captures: dict[int, Capture] = {}
 
+    def know(self, upstreams: dict[str, Upstream]) -> None:
+        """What follows on the tape speaks of these upstreams. Others are remembered: exchanges of theirs may still be under way."""
+        self._upstreams.update(upstreams)
+
     def play(self, tape: bytes | memoryview) -> None:
         """Replay what one `Tape.take` gave. Never raises: an exchange that cannot be replayed loses its record, and that is counted."""
         try:
