@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Final
 
 from archive import member
+from archive.effort import Effort
 from archive.errors import Unwritable
 from archive.folder import make_folder
 from archive.inbox import Inbox
-from archive.line import SERVICE_PART, close_line, gap_line, open_line, to_line
+from archive.line import SERVICE_PART, close_line, declined_line, gap_line, open_line, to_line
 from archive.outbox import Outbox, Sync, words
-from archive.pressure import Gap
+from archive.pressure import Declined, Gap
 from archive.record import Record, id_text, new_id
 
 __all__ = ["Sync", "Writer", "WriterStats"]
@@ -39,6 +40,8 @@ _LARGE: Final = 32 << 10
 _WARN_EVERY: Final = 60.0
 _GAP_EVERY: Final = 1.0
 """Seconds between two gap lines while records are being lost all the time."""
+_DECLINED_EVERY: Final = 60.0
+"""Seconds between two lines that tell of exchanges declined: nothing is lost, so there is no hurry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,13 @@ class Writer:
         min_free: int = 256 << 20,
         decode_limit: int = 64 << 20,
         cooldown: float = 2.0,
+        adaptive: bool = True,
         log: logging.Logger | None = None,
         on_written: Callable[[Sequence[Record]], None] | None = None,
     ) -> None:
-        """`on_written` is called in the writer's thread with records that are as safe as `sync` promises."""
+        """`adaptive`: what the writer would fall behind with is stored uncompressed (`archive.effort`). `on_written` is called in the
+        writer's thread with records that are as safe as `sync` promises.
+        """
         self.id = new_id(time.time_ns() // 1_000_000)
         self._name = id_text(self.id)
         self._folder = folder
@@ -122,7 +128,9 @@ class Writer:
         self._last_error: str | None = None
         self._packer: ThreadPoolExecutor | None = None
         self._one_core = _cores() == 1
+        self._effort = Effort(adaptive=adaptive)
         self._gap_at = 0.0
+        self._declined = Declined()
         self._warned: dict[str, float] = {}
 
     # For its owner, and for producers.
@@ -146,6 +154,10 @@ class Writer:
         line will tell of it.
         """
         self._inbox.lose(id, weight, why, ago)
+
+    def decline(self, exchanges: int) -> None:
+        """So many more exchanges are not recorded, at their clients' wish; a line will tell of them."""
+        self._declined.add(exchanges, time.time())
 
     def close(self, timeout: float) -> bool:
         """Write what is queued, then the `close` line; blocks for at most about `timeout` seconds.
@@ -209,23 +221,30 @@ class Writer:
             self._rest()
 
     def _trip(self) -> None:
+        began = time.perf_counter()
         if not self._outbox:
             self._pack()
         if not self._outbox.paused:
             self._note(None)
+            self._note_declined()
+        packed = time.perf_counter()
         pause = self._outbox.send(insist=self._closing.is_set())
         if pause is not None:
             self._note(pause)
         self._outbox.sync_if_due()
+        ended = time.perf_counter()
+        self._effort.spent(ended - began, ended - packed)
 
     def _pack(self) -> None:
         """Encode and pack a batch. Where there are cores, large lines are compressed by two more threads, which releases the lock."""
         packing: list[tuple[Record, bytes | Future[bytes]]] = []
-        for record in self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES):
+        batch = self._inbox.take(_BATCH_RECORDS, _BATCH_BYTES)
+        stores = self._effort.stores(len(self._inbox), self._inbox.queued[1] - sum(record.weight for record in batch))
+        for record in batch:
             self._inbox.alive()
             try:
                 line = to_line(record, writer=self._name, seq=self._seq, decode_limit=self._decode_limit)
-                packed = None if line is None else self._member(line, record)
+                packed = None if line is None else self._member(line, record, stores)
             except Exception as error:  # this record's alone; what the exception says might be content
                 self._could_not_encode(record, error)
                 continue
@@ -241,7 +260,9 @@ class Writer:
             except Exception as error:  # no memory, say; its number stays a hole, which is what `verify` then reports
                 self._could_not_encode(record, error)
 
-    def _member(self, line: bytes, record: Record) -> bytes | Future[bytes]:
+    def _member(self, line: bytes, record: Record, stores: bool) -> bytes | Future[bytes]:
+        if stores:
+            return member.store(line + b"\n", id=record.id, part=record.part, seq=self._seq)
         if len(line) < _LARGE or self._one_core:
             return member.pack(line + b"\n", id=record.id, part=record.part, seq=self._seq)
         if self._packer is None:
@@ -279,6 +300,15 @@ class Writer:
                 why=gap.why,
             )
         )
+
+    def _note_declined(self) -> None:
+        """A line for those declined since the last: at most one a minute, and one at the end."""
+        now = time.time()
+        told = self._declined.take(now, every=0.0 if self._closing.is_set() else _DECLINED_EVERY)
+        if told is not None:
+            since, until, exchanges = told
+            line = declined_line(writer=self._name, seq=self._seq, at=now, since=since, until=until, exchanges=exchanges)
+            self._add_own(line)
 
     def _open(self) -> None:
         self._add_own(

@@ -190,6 +190,7 @@ def _keeper(settings: Settings) -> Keeper:
         queue_bytes=settings.queue_bytes,
         log_level=settings.log_level,
         sync=settings.sync,
+        adaptive=settings.compression == "adaptive",
         min_free=settings.min_free,
     )
     try:

@@ -6,6 +6,7 @@ Reads `verbatim.toml` and the environment; opens no socket and no archive. What 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,12 @@ OTHER_VARIABLES = frozenset({"VERBATIM_CONFIG", "VERBATIM_SESSION", "VERBATIM_GA
 FOREIGN_PREFIXES = ("VERBATIM_SERVICE_", "VERBATIM_PORT_")
 """Kubernetes sets these in every pod beside a service named "verbatim"."""
 
+TOKEN_FORM = (r"[A-Za-z0-9._-]+", "letters, digits, '.', '_' and '-', which need no escape in a URL")
+"""RFC 3986 section 2.3."""
+_ORIGIN_FORM = r"(?:\*|null|[A-Za-z][A-Za-z0-9+.-]*://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:,\[\]]+)(?::[0-9]{1,5})?)"
+ORIGINS_FORM = (rf"{_ORIGIN_FORM}(?:\s*,\s*{_ORIGIN_FORM})*", "origins such as https://chat.example.com, with no path, separated by commas")
+"""What a text setting must look like whole, and how to say so."""
+
 Kind = Literal["text", "path", "whole", "size", "seconds", "switch", "choice"]
 T = TypeVar("T")
 
@@ -33,11 +40,19 @@ _ARCHIVE = Path("data/archive")
 
 
 def _setting(
-    default: T, help: str, *, kind: Kind = "text", least: float = 0, most: float = float("inf"), secret: bool = False, live: bool = False
+    default: T,
+    help: str,
+    *,
+    kind: Kind = "text",
+    least: float = 0,
+    most: float = float("inf"),
+    secret: bool = False,
+    live: bool = False,
+    form: tuple[str, str] | None = None,
 ) -> T:
     """A field of Settings. `least` and `most` bound numbers, `least` a text's length; a `secret` is never shown; a `live` one is taken
-    anew on SIGHUP."""
-    metadata = {"help": help, "kind": kind, "least": least, "most": most, "secret": secret, "live": live}
+    anew on SIGHUP; `form` is a pattern for a text, and its name."""
+    metadata = {"help": help, "kind": kind, "least": least, "most": most, "secret": secret, "live": live, "form": form}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -55,6 +70,35 @@ class Settings:
         None, "File of the certificate (PEM, its chain after it) to serve https and wss with; `verbatim cert` makes one.", kind="path"
     )
     tls_key: Path | None = _setting(None, "File of the certificate's private key, where it is not in the same file.", kind="path")
+    relay_token: str | None = _setting(
+        None,
+        "Token clients must send to use the gateway, at least 16 characters: as the header `x-verbatim-token`, or before the base URL's "
+        "path, as in `/~~TOKEN/openai/v1`. Without one, whoever reaches the port may use it.",
+        least=16,
+        secret=True,
+        live=True,
+        form=TOKEN_FORM,
+    )
+    allow_origins: str | None = _setting(
+        None,
+        "Web pages that may use the gateway, such as `https://chat.example.com`, separated by commas; `*` for all. "
+        "Programs, and pages of this machine, may anyhow.",
+        live=True,
+        form=ORIGINS_FORM,
+    )
+    max_streams: int = _setting(
+        0,
+        "Exchanges that may be under way at once in each worker; more are answered 503 at once. 0 sets no bound.",
+        kind="whole",
+        live=True,
+    )
+    half_close: Literal["auto", "wait", "leave"] = _setting(
+        "auto",
+        "What it means when a client finishes sending while it is answered: it waits, it has left, or (auto) it waits if it did not ask for "
+        "keep-alive and a process on this machine still holds its socket.",
+        kind="choice",
+        live=True,
+    )
     workers: int = _setting(
         1, "Processes that relay, each with a recorder of its own; they share the port.", kind="whole", least=1, most=64
     )
@@ -76,6 +120,11 @@ class Settings:
     queue_bytes: int = _setting(64 << 20, "Memory that records waiting to be written may hold.", kind="size", least=1 << 16)
     sync: Literal["1s", "record", "never"] = _setting(
         "1s", "When writes are forced to disk: once a second, per record, never.", kind="choice"
+    )
+    compression: Literal["adaptive", "always"] = _setting(
+        "adaptive",
+        "Whether records are compressed always, or stored as they are while the writer cannot keep up; packing makes up for it.",
+        kind="choice",
     )
     min_free: int = _setting(256 << 20, "Free disk space below which recording pauses; relaying goes on.", kind="size")
     keep_days: int = _setting(0, "Days that recordings are kept; hours older than that are removed. 0 keeps them for ever.", kind="whole")
@@ -110,6 +159,9 @@ class Settings:
     idle_timeout: float = _setting(
         4.0, "Seconds an unused upstream connection is kept; below the 5 s after which many servers close.", kind="seconds", live=True
     )
+    idle_timeout_max: float = _setting(
+        60.0, "The same where the upstream promises to keep it longer (`Keep-Alive: timeout=N`).", kind="seconds", live=True
+    )
     grace: float = _setting(10.0, "Seconds running exchanges get to finish when the gateway stops.", kind="seconds", live=True)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "How much is logged.", kind="choice", live=True)
     access_log: bool = _setting(True, "Log one line for each exchange.", kind="switch", live=True)
@@ -132,6 +184,7 @@ class Setting(NamedTuple):
     most: float
     secret: bool
     live: bool
+    form: tuple[str, str] | None
 
     @property
     def variable(self) -> str:
@@ -148,6 +201,8 @@ class Setting(NamedTuple):
             raise BadValueError(f"must be {_range(self)}")
         if self.kind == "text" and len(result) < self.least:
             raise BadValueError(f"must have at least {self.least:g} characters")
+        if self.form is not None and not re.fullmatch(self.form[0], result):
+            raise BadValueError(f"must be {self.form[1]}")
         return result
 
     def _read(self, value: object, text: bool) -> Any:
@@ -200,6 +255,7 @@ def _all_settings() -> tuple[Setting, ...]:
             m["most"],
             m["secret"],
             m["live"],
+            m["form"],
         )
         for f in fields(Settings)
         if (m := f.metadata)
@@ -223,9 +279,20 @@ class RouteKey(NamedTuple):
 ROUTE_KEYS = (
     RouteKey("upstream", str, "Base URL of the upstream; may have a path and a query of its own."),
     RouteKey("http2", bool, "Speak HTTP/2 to the upstream."),
-    RouteKey("proxy", str, "Proxy to reach the upstream through: http://, https://, socks5:// or socks5h://."),
+    RouteKey(
+        "proxy",
+        str,
+        "Proxy to reach the upstream through: http://, https://, socks5:// or socks5h://. Not set, `HTTPS_PROXY`, `HTTP_PROXY`, "
+        '`ALL_PROXY` and `NO_PROXY` say it, but for upstreams on this machine; "none" takes none.',
+    ),
     RouteKey("shape", str, f"Error format of the gateway's own answers: {', '.join(SHAPES)}. Guessed from name and host when not set."),
     RouteKey("ca_file", str, "File of certificates to trust for this upstream instead of the system's."),
+    RouteKey("client_cert", str, "File of the certificate (PEM) that the gateway shows this upstream, the key in it or in `client_key`."),
+    RouteKey("client_key", str, "File of the private key of `client_cert`, not encrypted."),
+    RouteKey("read_timeout", float, "Seconds this upstream may be silent; goes before the gateway's own `read_timeout`."),
+    RouteKey(
+        "idle_timeout", float, "Seconds an unused connection to this upstream is kept, at most; goes before the gateway's `idle_timeout`."
+    ),
     RouteKey("websockets", bool, "false answers websocket handshakes with 426, upon which clients such as Codex use HTTP at once."),
 )
 _ROUTE_KEYS = {key.name: key for key in ROUTE_KEYS}
@@ -261,7 +328,7 @@ def load(
     _from_env(env, given, routes)
     _from_flags(flags, given, routes)
     settings = Settings(
-        **{name: item.value for name, item in given.items()}, routes={name: _route(name, keys) for name, keys in routes.items()}
+        **{name: item.value for name, item in given.items()}, routes={name: _route(name, keys, env) for name, keys in routes.items()}
     )
     if settings.default_route is not None and settings.default_route not in settings.routes:
         raise SettingsError(f"{given['default_route'].place} must name a route; there are: {', '.join(sorted(settings.routes))}")
@@ -293,10 +360,10 @@ def _from_file(path: Path, given: dict[str, _Given], routes: dict[str, dict[str,
             known = _ROUTE_KEYS.get(key)
             if known is None:
                 raise SettingsError(f"{place('routes', name, key)}: unknown key {key!r} of route {name!r}{_did_you_mean(key, _ROUTE_KEYS)}")
-            if not isinstance(value, known.kind):
+            if known.kind is not float and not isinstance(value, known.kind):
                 expected = "true or false" if known.kind is bool else "text in quotes"
                 raise SettingsError(f"{place('routes', name, key)}: {key} of route {name!r} must be {expected}")
-            routes.setdefault(name, {})[key] = _Given(value, place("routes", name, key))
+            routes.setdefault(name, {})[key] = _read_key(known, value, place("routes", name, key), f": {key} of route {name!r}")
         routes.setdefault(name, {}).setdefault("upstream", _Given("", place("routes", name)))
 
 
@@ -337,15 +404,19 @@ def _route_from_env(variable: str, rest: str, value: str, routes: dict[str, dict
             continue
         # A variable's name has no '-': VERBATIM_ROUTES_MY_LLM_PROXY means the file's [routes.my-llm] where there is one.
         name = next((known for known in routes if known.replace("-", "_") == written), written)
-        try:
-            read: object = values.boolean(value) if key.kind is bool else value
-        except BadValueError as error:
-            raise SettingsError(f"{variable} {error}") from None
-        routes.setdefault(name, {})[key.name] = _Given(read, variable)
+        routes.setdefault(name, {})[key.name] = _read_key(key, value, variable)
         return
     raise SettingsError(
         f"{variable}: must be VERBATIM_ROUTES_NAME_KEY with one of the keys {', '.join(key.name.upper() for key in ROUTE_KEYS)}"
     )
+
+
+def _read_key(key: RouteKey, value: object, place: str, what: str = "") -> _Given:
+    try:
+        read = values.boolean(value) if key.kind is bool else values.duration(value) if key.kind is float else value
+    except BadValueError as error:
+        raise SettingsError(f"{place}{what} {error}") from None
+    return _Given(read, place)
 
 
 def _from_flags(flags: Mapping[str, object], given: dict[str, _Given], routes: dict[str, dict[str, _Given]]) -> None:
@@ -367,18 +438,22 @@ def _read(setting: Setting, value: object, place: str, *, text: bool) -> _Given:
         raise SettingsError(f"{place} {error}") from None
 
 
-def _route(name: str, keys: Mapping[str, _Given]) -> Route:
+def _route(name: str, keys: Mapping[str, _Given], env: Mapping[str, str]) -> Route:
     if "upstream" not in keys:
         place = next(iter(keys.values())).place
         raise SettingsError(f'{place}: route {name!r} has no upstream; add upstream = "https://..."')
-    ca_file = keys.get("ca_file")
-    if ca_file is not None and ca_file.value and not Path(ca_file.value).is_file():
-        raise SettingsError(f"{ca_file.place}: ca_file of route {name!r}: there is no file {ca_file.value!r}")
+    files = {key: keys[key].value or None for key in ("ca_file", "client_cert", "client_key") if key in keys}
+    if any(files.values()):
+        from gateway.tls import problem_with_files
+
+        if problem := problem_with_files(**{key: files.get(key) for key in ("ca_file", "client_cert", "client_key")}):
+            key, why = problem
+            raise SettingsError(f"{keys[key].place}: {key} of route {name!r}: {why}")
     blamed = keys["upstream"].place
     try:
-        return Route.parse(name, **{"url" if key == "upstream" else key: item.value for key, item in keys.items()})
+        return Route.parse(name, **{"url" if key == "upstream" else key: item.value for key, item in keys.items()}, environment=env)
     except SettingsError as error:
-        for key in ("shape", "proxy"):
+        for key in ("shape", "proxy", "client_cert"):
             if key in keys and f": {key} must" in str(error):
                 blamed = keys[key].place
         raise SettingsError(f"{blamed}: {error}") from None

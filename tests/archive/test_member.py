@@ -16,7 +16,7 @@ from rig_archive import line, members, packed, zcat
 
 from archive import member
 from archive.errors import DamagedMember
-from archive.member import HEADER_LENGTH, Damage, Found, pack, read_tag, scan, unpack
+from archive.member import HEADER_LENGTH, Damage, Found, pack, read_tag, scan, store, unpack
 
 
 def found(data: bytes, start: int = 0) -> list[tuple[str, int, int]]:
@@ -41,10 +41,19 @@ def test_any_line_comes_back_through_plain_gzip_and_through_ours(data: bytes) ->
     assert unpack(one, limit=5000) == data
 
 
+@pytest.mark.parametrize("size", [0, 1, 65_534, 65_535, 65_536, 131_070, 200_000])
+def test_a_stored_member_is_read_like_any_other(size: int) -> None:
+    data = os.urandom(size)
+    one = store(data, id=bytes(range(16)), part=3, seq=9)
+    assert gzip.decompress(one) == zlib.decompress(one, wbits=31) == unpack(one, limit=size) == data
+    assert read_tag(one) == (member.FORMAT_VERSION, len(one), bytes(range(16)), 3, 9)
+    assert size <= len(one) <= size + 5 * (size // 65_535 + 1) + HEADER_LENGTH + member.TRAILER_LENGTH
+
+
 def test_every_plain_tool_reads_a_segment(tmp_path: Path) -> None:
     lines = [line(n, 100 * n) for n in range(20)]
     path = tmp_path / "2026-11-20T10.jsonl.gz"
-    path.write_bytes(b"".join(pack(each, id=bytes(16), part=0, seq=0) for each in lines))
+    path.write_bytes(b"".join((pack, store)[n % 2](each, id=bytes(16), part=0, seq=0) for n, each in enumerate(lines)))
     assert zcat(path) == b"".join(lines)
     subprocess.run(["gzip", "-t", str(path)], check=True)
     with gzip.open(path) as file:

@@ -21,7 +21,7 @@ from archive import writer as module
 from archive.errors import Unwritable
 from archive.folder import segments
 from archive.line import SERVICE_PART
-from archive.member import Found, scan
+from archive.member import HEADER_LENGTH, Found, scan
 from archive.proof.verify import verify
 from archive.record import Body, Record, id_text
 from archive.writer import Writer
@@ -302,3 +302,22 @@ def test_the_log_may_be_anyones(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with writing(tmp_path, log=logging.getLogger("mine")) as writer:
         assert writer.close(10)
     assert {each.name for each in caplog.records} == {"mine"}
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_writer_that_falls_behind_stores_instead_of_compressing(tmp_path: Path, adaptive: bool) -> None:
+    """All of it waits when the writer begins: it stores until less than a batch is left, and compresses again."""
+    writer = Writer(tmp_path, version="1", adaptive=adaptive)
+    offered = [record(2000) for _ in range(1000)]
+    assert all(writer.put(each) for each in offered)
+    writer.start()
+    assert writer.close(30)
+    (path,) = segments(tmp_path)
+    with path.open("rb") as file:
+        found = [each for each in scan(file) if isinstance(each, Found)]
+    data = path.read_bytes()
+    kinds = [data[each.offset + HEADER_LENGTH] >> 1 & 3 for each in found[1:-1]]  # RFC 1951 section 3.2.3: 00 is a stored block
+    assert (0 in kinds) is adaptive
+    assert kinds[-1] != 0
+    assert exchanges(archive_records(tmp_path)) == ids(offered)
+    assert [json.loads(each)["seq"] for each in zcat(path).splitlines()] == list(range(1002))

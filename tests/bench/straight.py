@@ -25,12 +25,12 @@ from uvicorn.server import ServerState
 from workloads import HEADS
 
 from archive.record import Record
+from gateway.app import create_relay
 from gateway.capture import CaptureLimits, InProcess
-from gateway.relay import Relay
-from gateway.routes import Route, Routes
+from gateway.routes import Route
+from gateway.settings import Settings
 from gateway.tape import Tape
 from gateway.upstream import Connection
-from gateway.wire import Limits
 
 ANSWER_HEAD = HEAD + b"Content-Type: application/json\r\nContent-Length: 1024\r\n\r\n"
 
@@ -76,15 +76,7 @@ async def main() -> None:
     tape = Tape(32 << 20, flush=lambda: None, wake=lambda: None, clock=perf_counter)
     tape.started(perf_counter())
     recording = {"tape": tape, "capture": InProcess(Void(), CaptureLimits(1 << 20, 10.0, 64 << 20)), None: None}[arguments.record]
-    relay = Relay(
-        Routes({"bench": route}, None),
-        recording=recording,
-        limits=Limits(),
-        header_timeout=20,
-        read_timeout=0,
-        connect_timeout=10,
-        idle_timeout=4,
-    )
+    relay = create_relay(Settings(routes={"bench": route}), recording)
     relay.start()
     client = relay.protocol(uvicorn.Config(cast(Any, None)), ServerState(), {})
     client_wire, upstream_wire = Wire(), Wire()
