@@ -55,6 +55,8 @@ def main() -> int:
             replace(FULL, seconds=arguments.seconds),
             port,
             origin,
+            0,
+            None,
             load_cores,
             folder,
             write_body(folder / "body.json"),
