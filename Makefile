@@ -22,7 +22,7 @@ OPENSPEC := OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 npx --yes @fission-ai/openspec@1
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: help run test unit lint format types specs fuzz crash bench lock sizes clean env dev installed
+.PHONY: help run test unit lint format types specs fuzz crash bench autobahn wstest lock sizes clean env dev installed
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -30,11 +30,11 @@ help: ## list these commands
 run: installed ## gateway and viewer on a demo upstream that needs no key [PORT=8787] [VIEWER_PORT=8788]
 	@exec $(BIN)/verbatim serve --demo $(if $(PORT),--port $(PORT)) $(if $(VIEWER_PORT),--viewer-port $(VIEWER_PORT))
 
-test: lint types specs tests/js/node_modules/.package-lock.json ## everything: style, types, imports, specs, then every test
+test: lint types specs tests/js/node_modules/.package-lock.json wstest ## everything: style, types, imports, specs, then every test
 	@echo "== tests"
 	@$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered --durations=15
 
-unit: dev tests/js/node_modules/.package-lock.json ## the tests alone, without coverage
+unit: dev tests/js/node_modules/.package-lock.json wstest ## the tests alone, without coverage
 	@$(BIN)/pytest -n $(JOBS)
 
 lint: dev ## style, format, and who may import whom
@@ -66,6 +66,12 @@ crash: dev ## kills, failing calls, power losses, full and stalled disks by the 
 
 bench: dev ## Verbatim beside nginx, Caddy, Node and a naive relay
 	@$(BIN)/python tests/bench/run.py
+
+autobahn: dev ## the Autobahn websocket suite through the gateway and without it, all cases, both ways (needs a Python 2.7; 20 minutes)
+	@$(BIN)/python tests/autobahn/run.py
+
+wstest: dev
+	@$(BIN)/python tests/autobahn/run.py --install
 
 lock: dev ## new lock files, for every Python from 3.11 on and every platform
 	@$(LOCK) --upgrade --group build pyproject.toml -o requirements.lock
