@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from archive.record import EndReason
 from gateway import headers
+from gateway.boundary import GOODBYE, Boundary
 from gateway.capture import Told
 from gateway.errors import GatewayError, answer, reason_phrase
 from gateway.frames import Side
@@ -66,6 +67,7 @@ class Exchange:
     """From one request head to the end of its response. Lives on the event loop; never blocks; `gateway.upstream.User`."""
 
     __slots__ = (
+            "_boundary",
         "_coding",
         "_connecting",
         "_continued",
@@ -355,6 +357,7 @@ class Exchange:
         upstream, client = self.upstream, self.client
         assert upstream is not None
         upstream.tunnel = True
+        self._boundary = Boundary()
         client.hold(AHEAD, False)
         early = client.reader.detach()
         if early:
@@ -367,6 +370,7 @@ class Exchange:
         """After an upgrade: bytes as they are."""
         self.client.transport.write(data)
         self.response_bytes += len(data)
+        self._boundary.feed(data)
         self._frames("upstream", data)
 
     def _frames(self, side: Side, data: bytes) -> None:
@@ -421,6 +425,9 @@ class Exchange:
         """Verbatim stops and the time to drain is over."""
         if self._response is None and not self.tunnel:
             self._answer(GatewayError(503, "shutting_down", "the gateway is shutting down"), EndReason.SHUTDOWN)
+        elif self.tunnel and self._boundary.free:
+            self.client.transport.write(GOODBYE)
+            self._cut(EndReason.SHUTDOWN, "Verbatim was stopped; it closed the websocket with 1012")
         else:
             self._cut(EndReason.SHUTDOWN, "Verbatim was stopped")
         self._offered(last=True)
