@@ -15,7 +15,7 @@ GOODBYE: Final = bytes((0x88, 2 + len(_REASON))) + (1012).to_bytes(2, "big") + _
 proper end, so that what was cut short would look whole."""
 
 MOST_FRAMES: Final = 512
-"""Frames followed within one read. A flood of tiny ones would cost the loop milliseconds; such a socket is cut without a goodbye."""
+"""Frames followed within one read. A flood of tiny ones would cost the loop many milliseconds; such a socket is cut without a goodbye."""
 
 
 class Boundary:
@@ -34,7 +34,7 @@ class Boundary:
         return not (self._silent or self._left or self._head)
 
     def feed(self, data: bytes) -> None:
-        """The next bytes. Costs about 0.4 us a frame."""
+        """The next bytes. Costs about a microsecond a frame."""
         if self._silent:
             return
         at = self._left
