@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.proxies import environment_proxy
 from gateway.redaction import redact_url
 
 __all__ = ["DEFAULT_UPSTREAMS", "Route", "Routes", "SettingsError", "Shape", "Target", "valid_session"]
@@ -34,6 +35,8 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")  # RFC 1123 section 2.1, with the underscore container names use
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+_PROXIES = "http://, https://, socks5:// or socks5h://"
+_NOTHING: Mapping[str, str] = {}
 _OWN = b"_verbatim"
 
 
@@ -64,17 +67,46 @@ class Route:
     """For display and records: no credentials."""
     websockets: bool = True
     """Whether handshakes go upstream; see `tunnels`."""
+    client_cert: str | None = None
+    client_key: str | None = None
+    read_timeout: float | None = None
+    """Seconds the upstream may be silent, 0 for ever; None: the gateway's own setting."""
+    idle_timeout: float | None = None
+    """Seconds an unused connection is kept, whatever the upstream promises; None: the gateway's own setting."""
+    proxy_from: str = ""
+    """The environment's variable that named the proxy; empty where the route itself does."""
 
     @property
     def tunnels(self) -> bool:
         """Whether websockets can pass: they are not switched off, and the route takes the wire."""
-        return self.websockets and not self.http2 and self.proxy is None
+        return self.websockets and not self.second_path
+
+    @property
+    def second_path(self) -> bool:
+        """Whether httpcore reaches the upstream: for HTTP/2, and for an HTTP proxy that is to be asked in absolute form, as plain
+        upstreams are (RFC 9112 section 3.2.2; many proxies tunnel to port 443 only)."""
+        return self.http2 or (self.scheme == "http" and self.proxy is not None and self.proxy.startswith("http"))
 
     @staticmethod
     def parse(
-        name: str, url: str, *, shape: str = "", http2: bool = False, proxy: str = "", ca_file: str = "", websockets: bool = True
+        name: str,
+        url: str,
+        *,
+        shape: str = "",
+        http2: bool = False,
+        proxy: str = "",
+        ca_file: str = "",
+        websockets: bool = True,
+        client_cert: str = "",
+        client_key: str = "",
+        read_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        environment: Mapping[str, str] = _NOTHING,
     ) -> Route:
-        """The route `name` to the upstream at `url`. Raises SettingsError with one sentence that says what to write instead."""
+        """The route `name` to the upstream at `url`. Raises SettingsError with one sentence that says what to write instead.
+
+        `environment` is asked for a proxy where `proxy` is empty; "none" means none.
+        """
         if not _NAME.match(name):
             raise SettingsError(
                 f"route name {_shown(name)} must be lower-case letters, digits, '-' and '_', at most 63, not beginning with '-' or '_'"
@@ -82,7 +114,23 @@ class Route:
         if shape and shape not in SHAPES:
             raise SettingsError(f"route {name!r}: shape must be one of {', '.join(SHAPES)}")
         route = _parse_upstream(name, url.strip(), shape, http2, _proxy(name, proxy.strip()), ca_file or None)
-        return route if websockets else replace(route, websockets=False)
+        if route.scheme == "http" and (client_cert or client_key):
+            raise SettingsError(f"route {name!r}: client_cert must belong to an https:// upstream; {route.url} has no TLS")
+        if not proxy.strip() and (found := environment_proxy(environment, route.scheme, route.host, route.port)):
+            through, variable = found
+            if not _usable_proxy(through):
+                raise SettingsError(
+                    f'route {name!r}: {variable} in the environment must be a URL beginning with {_PROXIES}; or set proxy = "none" for it'
+                )
+            route = replace(route, proxy=through, proxy_from=variable)
+        return replace(
+            route,
+            websockets=websockets,
+            client_cert=client_cert or None,
+            client_key=client_key or None,
+            read_timeout=read_timeout,
+            idle_timeout=idle_timeout,
+        )
 
     def join(self, rest: bytes) -> bytes:
         """The target to send upstream for `rest`: what followed the route's name, "" or beginning with "/" or "?"."""
@@ -257,13 +305,16 @@ def _shape(shape: str, name: str, host: str) -> Shape:
 
 
 def _proxy(name: str, url: str) -> str | None:
-    if not url:
+    if not url or url == "none":
         return None
+    if not _usable_proxy(url):
+        raise SettingsError(f'route {name!r}: proxy must be a URL beginning with {_PROXIES}, with a host; or "none"')
+    return url
+
+
+def _usable_proxy(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and url.isprintable()
     except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(f"route {name!r}: proxy must be a URL beginning with http://, https://, socks5:// or socks5h://, with a host")
-    return url
+        return False

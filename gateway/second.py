@@ -1,4 +1,4 @@
-"""The second path: HTTP/2 and outbound proxies, through httpcore, the engine inside httpx. Knows nothing of clients or records.
+"""The second path: HTTP/2, and plain upstreams behind an HTTP proxy, through httpcore, the engine inside httpx.
 
 To the relay it is one more upstream connection: a `Line` is an asyncio transport that reads the HTTP/1.1 an exchange writes to it,
 asks httpcore, and hands the answer back as HTTP/1.1. Everything on the client's side is therefore the wire's own: what is dropped,
@@ -21,10 +21,12 @@ from urllib.parse import unquote, urlsplit
 
 import httpcore
 
+from gateway.dialing import dial_failure, keep_alive, proxy_failure
 from gateway.errors import GatewayError, reason_phrase
-from gateway.redaction import redact_url
+from gateway.proxies import ProxyRefusedError
 from gateway.routes import Route
-from gateway.upstream import RESPONSE_HEAD, Connection, dial_failure, keep_alive, new_tls_context
+from gateway.tls import new_tls_context
+from gateway.upstream import RESPONSE_HEAD, Connection
 from gateway.wire import Data, End, Head, Limits, ProtocolError, Reader, request_reader, response_reader
 
 __all__ = ["connect"]
@@ -159,7 +161,7 @@ class Line(asyncio.Transport):
     async def _ask(self, head: Head) -> None:
         route, connection = self._route, self.connection
         if self._pool is None:
-            self._pool = _pool(route)
+            self._pool = await asyncio.to_thread(_pool, route)  # which may read the trust store
         request = httpcore.Request(
             head.method,
             _url(route, head.target),
@@ -242,11 +244,9 @@ class Line(asyncio.Transport):
         route, cause = self._route, _cause(error)
         if self._stage != "proxy":
             return dial_failure(cause, route, self._connect_timeout)
-        proxy = redact_url(route.proxy or "")
-        if isinstance(cause, TimeoutError):
-            return GatewayError(504, "proxy_error", f"no connection through the proxy {proxy} within {self._connect_timeout:g} s")
-        why = str(cause) if isinstance(cause, httpcore.ProxyError) else "it cannot be reached, or speaks another protocol"
-        return GatewayError(502, "proxy_error", f"no connection through the proxy {proxy}: {why}")
+        return proxy_failure(
+            ProxyRefusedError(str(cause)) if isinstance(cause, httpcore.ProxyError) else cause, route, self._connect_timeout
+        )
 
 
 _closings: Final[set[asyncio.Task[None]]] = set()
@@ -300,7 +300,7 @@ class _Upload:
 
 def _pool(route: Route) -> httpcore.AsyncConnectionPool:
     return httpcore.AsyncConnectionPool(
-        ssl_context=_tls(route.ca_file, route.http2) if route.scheme == "https" else None,
+        ssl_context=_tls(route.http2, route.ca_file, route.client_cert, route.client_key) if route.scheme == "https" else None,
         proxy=_proxy(route.proxy) if route.proxy else None,
         max_connections=None,
         http1=True,
@@ -314,14 +314,14 @@ def _proxy(url: str) -> httpcore.Proxy:
     return httpcore.Proxy(
         httpcore.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port),
         auth=(unquote(parts.username), unquote(parts.password or "")) if parts.username is not None else None,
-        ssl_context=_tls(None, False) if secure else None,
+        ssl_context=_tls(False) if secure else None,
     )
 
 
 @cache
-def _tls(ca_file: str | None, http2: bool) -> ssl.SSLContext:
+def _tls(http2: bool, ca_file: str | None = None, client_cert: str | None = None, client_key: str | None = None) -> ssl.SSLContext:
     """Not the wire's own: httpcore sets the ALPN protocols of the one it is given, by `http2`."""
-    return new_tls_context(ca_file)
+    return new_tls_context(ca_file, client_cert, client_key)
 
 
 def _url(route: Route, target: bytes) -> httpcore.URL:

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import errno
+import re
 import select
 import socket
-import ssl
 import struct
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
 from typing import Final, Protocol, cast
 
-import truststore
-
+from gateway.dialing import Dialer, dial_failure
 from gateway.errors import GatewayError
 from gateway.routes import Route
-from gateway.wire import Event, Limits, ProtocolError, Reader, response_reader
+from gateway.tls import keep_session
+from gateway.wire import Event, Head, Limits, ProtocolError, Reader, response_reader
 
-__all__ = ["Connection", "Pool", "User", "dial_failure", "keep_alive", "new_tls_context", "reset_at_close"]
+__all__ = ["Connection", "Pool", "User", "reset_at_close"]
 
 RESPONSE_HEAD: Final = Limits(header_bytes=256 << 10, header_fields=1000)
 """What an upstream may send as one head: well above what any provider or CDN sends; beyond it is a 502."""
 
-KEEPALIVE_IDLE: Final = 60
-"""Seconds of silence before TCP asks whether the upstream is still there: a dead peer ends an exchange that has no read timeout."""
-
-
 FRESH: Final = 0.2
 """Seconds for which an idle connection is used again unlooked at. After longer, its socket is asked first whether the upstream has
 closed it meanwhile: a POST written to a closed connection cannot be sent again safely, so it must not be written there."""
+
+
+OLD: Final = 600.0
+"""Seconds after which a connection is not used again: the name is looked up anew, so an address that leaves DNS is left in time
+(nginx's keepalive_time is an hour, Envoy recommends ten minutes)."""
+
+_TIMEOUT: Final = re.compile(rb"(?:^|[,\s])timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
 class User(Protocol):
@@ -56,6 +59,9 @@ class User(Protocol):
         ...
 
 
+VANISHED: Final = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
+"""What TCP says of a peer that does not even acknowledge any more (see `gateway.dialing.KEEPALIVE_IDLE`)."""
+
 FULL_READ: Final = 256_000
 """Bytes that fill uvloop's buffer for one read (asyncio's is 262,144). libuv then reads on, up to 32 times, before anybody else has a turn:
 8 MB, which are 5 ms of the loop's time, and 20 where they are recorded."""
@@ -67,10 +73,17 @@ TURN: Final = 8
 class Connection(asyncio.Protocol):
     """One connection to an upstream. In the pool while `user` is None."""
 
-    __slots__ = ("_eof", "_holds", "_on_idle_lost", "idle_since", "reader", "reused", "route", "transport", "tunnel", "user")
+    __slots__ = (
+        "_eof", "_holds", "_on_idle_lost", "_resumable", "idle_since", "keep_for", "made", "reader", "reused", "route", "transport",
+        "tunnel", "user",
+    )  # fmt: skip
 
-    def __init__(self, route: Route, on_idle_lost: Callable[[Connection], None]) -> None:
+    def __init__(self, route: Route, on_idle_lost: Callable[[Connection], None], keep_for: float = 0.0) -> None:
+        """`keep_for`: how long it may be idle; `promised` changes it."""
         self.route = route
+        self.keep_for = keep_for
+        self.made = perf_counter()
+        self._resumable = route.scheme == "https"
         self.reader: Reader = response_reader(RESPONSE_HEAD)
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.user: User | None = None
@@ -87,6 +100,22 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         return not (self._eof or transport.is_closing() or self.reader.waiting or transport.get_write_buffer_size())
 
+    def promised(self, head: Head, most: float) -> None:
+        """The upstream's first answer may say for how long it keeps the connection (Keep-Alive: timeout=N, RFC 2068 section 19.7.1.1):
+        that long less a second, or less half where it is short, at most `most`. A route's own `idle_timeout` is not made longer."""
+        value = head.headers[head.names.index(b"keep-alive")][1]
+        said = _TIMEOUT.search(value)
+        if said is not None:
+            seconds = float(said[1])
+            limit = self.keep_for if self.route.idle_timeout is not None or not self.keep_for else max(most, 0.0)
+            self.keep_for = min(max(seconds - 1.0, seconds / 2), limit)
+
+    def keep_session(self) -> None:
+        """Keep the TLS session for the route's next connection; its ticket has come with the first answer (RFC 8446 section 4.6.1)."""
+        if self._resumable:
+            self._resumable = False
+            keep_session(self.transport.get_extra_info("ssl_object"))
+
     def hold(self, why: int, on: bool) -> None:
         """Stop reading from the socket for the reason `why` (a bit), or drop that reason; without any, reading goes on."""
         before, self._holds = self._holds, self._holds | why if on else self._holds & ~why
@@ -100,18 +129,19 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection once what is buffered has been sent."""
         self.user = None
+        self.keep_session()
         self.transport.close()
 
     def abort(self) -> None:
         """Break the connection now; what is buffered is not sent."""
         self.user = None
+        self.keep_session()
         self.transport.abort()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        keep_alive(self.transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         user = self.user
@@ -124,6 +154,7 @@ class Connection(asyncio.Protocol):
         try:
             events = self.reader.receive(data)
         except ProtocolError as error:
+            self.reused = False  # what answers, if badly, has not gone while idle
             self.abort()
             user.upstream_lost(f"the upstream sent no acceptable HTTP: {error}", reset=True)
             return
@@ -145,10 +176,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         user, self.user = self.user, None
+        self.keep_session()
         if user is None:
             self._on_idle_lost(self)
-        else:
-            user.upstream_lost("the upstream closed the connection", reset=exc is not None)
+            return
+        if not self.reader.idle:
+            self.reused = False  # part of an answer had come: it has not gone while idle
+        vanished = isinstance(exc, OSError) and exc.errno in VANISHED
+        user.upstream_lost("the upstream has vanished" if vanished else "the upstream closed the connection", reset=exc is not None)
 
     def pause_writing(self) -> None:
         if self.user is not None:
@@ -162,9 +197,19 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Idle connections by route, newest first. No cap: every exchange gets a connection. For the event loop's thread only."""
 
-    def __init__(self, *, connect_timeout: float, idle_timeout: float, second: Callable[[Route, float], Connection] | None = None) -> None:
-        """`second` makes the connections of routes that ask for HTTP/2 or a proxy: `gateway.second.connect`."""
-        self._connect_timeout = connect_timeout
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        idle_timeout: float,
+        idle_timeout_max: float = 60.0,
+        routes: Iterable[Route] = (),
+        second: Callable[[Route, float], Connection] | None = None,
+    ) -> None:
+        """For these `routes`, whose TLS files are read here, which blocks. `second` makes the connections of routes that do not take
+        the wire (`gateway.second.connect`)."""
+        self.longest = idle_timeout_max
+        self._dialer = Dialer(routes, connect_timeout)
         self._second = second
         self._idle_timeout = idle_timeout
         self._idle: dict[str, list[Connection]] = {}
@@ -177,7 +222,10 @@ class Pool:
             if (
                 connection.route is route
                 and connection.usable
-                and (now - connection.idle_since < FRESH or not _readable(connection.transport))
+                and (
+                    (unused := now - connection.idle_since) < FRESH
+                    or (unused < connection.keep_for and not _readable(connection.transport))
+                )
             ):
                 connection.reused = True
                 return connection
@@ -187,7 +235,9 @@ class Pool:
     def give(self, connection: Connection, now: float) -> None:
         """Take back a connection whose exchange is over."""
         connection.user = None
-        if connection.reader.ended and connection.usable:
+        if connection._resumable:
+            connection.keep_session()
+        if connection.reader.ended and connection.usable and connection.keep_for and now - connection.made < OLD:
             connection.release()
             connection.reader.next()
             connection.idle_since = now
@@ -196,31 +246,25 @@ class Pool:
             connection.transport.abort()
 
     async def connect(self, route: Route) -> Connection:
-        """A fresh connection, TLS done. Raises GatewayError (502 or 504); may be cancelled at any time without leaving a socket behind.
+        """A fresh connection, TLS done. Raises GatewayError (502, 503 or 504); may be cancelled at any time without leaving a socket.
 
         On the second path nothing is dialled yet, and what fails later is told to the connection's user.
         """
-        if self._second is not None and (route.http2 or route.proxy):
-            return self._second(route, self._connect_timeout)
-        loop = asyncio.get_running_loop()
-        try:
-            context = tls_context(route.ca_file) if route.scheme == "https" else None
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(route, self._forget),
-                    route.host,
-                    route.port,
-                    ssl=context,
-                    server_hostname=route.host if context else None,
-                )
-        except Exception as error:
-            raise dial_failure(error, route, self._connect_timeout) from None
+        keep_for = self._idle_timeout if route.idle_timeout is None else route.idle_timeout
+        if route.second_path and self._second is not None:
+            connection = self._second(route, self._dialer.connect_timeout)
+            connection.keep_for = keep_for
+            return connection
+        connection = await self._dialer.dial(route, lambda: Connection(route, self._forget, keep_for))
+        if connection.transport.is_closing():  # it ended before anybody could be told, and would never say so again
+            raise dial_failure(ConnectionResetError(errno.ECONNRESET, ""), route, self._dialer.connect_timeout)
         return connection
 
     def take_over(self, fresh: Pool, routes: Mapping[str, Route]) -> None:
         """From now on dial as `fresh`, a pool that was never used, would; `routes` are all there are. Idle connections of other routes,
         the former ones of the same name included, are closed; those that come back later are not used again (see `take`)."""
-        self._connect_timeout, self._idle_timeout, self._second = fresh._connect_timeout, fresh._idle_timeout, fresh._second
+        self._dialer, self._second = fresh._dialer, fresh._second
+        self._idle_timeout, self.longest = fresh._idle_timeout, fresh.longest
         for name, idle in self._idle.items():
             self._idle[name] = [connection for connection in idle if connection.route is routes.get(name)]
             for connection in idle:
@@ -230,9 +274,9 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Close what has been idle too long."""
         for name, idle in self._idle.items():
-            old = [c for c in idle if now - c.idle_since >= self._idle_timeout]
+            old = [c for c in idle if now - c.idle_since >= c.keep_for]
             if old:
-                self._idle[name] = [c for c in idle if now - c.idle_since < self._idle_timeout]
+                self._idle[name] = [c for c in idle if now - c.idle_since < c.keep_for]
                 for connection in old:
                     connection.transport.close()
 
@@ -249,38 +293,6 @@ class Pool:
             idle.remove(connection)
 
 
-@cache
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """As `new_tls_context`, for HTTP/1.1; one for all connections."""
-    context = new_tls_context(ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def new_tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """TLS to upstreams: verified against the system's trust store, or against `ca_file` alone. Raises OSError when that is unreadable."""
-    context = ssl.create_default_context(cafile=ca_file) if ca_file else truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayError:
-    """What a client is told when `error` kept a connection to the route's upstream from coming about; `seconds` is the time it had."""
-    if isinstance(error, TimeoutError):
-        return GatewayError(504, "upstream_timeout", f"no connection to {route.url} within {seconds:g} s")
-    if isinstance(error, socket.gaierror):
-        return GatewayError(502, "upstream_dns", f"the name {route.host} could not be resolved: {error.strerror}")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return GatewayError(502, "upstream_tls", f"the certificate of {route.url} is not trusted: {error.verify_message}")
-    if isinstance(error, ssl.SSLError):
-        return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}")
-    if isinstance(error, OSError):
-        why = os.strerror(error.errno) if error.errno else "connection failed"
-        return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {why}")
-    # a name the resolver's codec refuses, say: a client must get its answer whatever it was
-    return GatewayError(502, "upstream_unreachable", f"no connection to {route.url}: {type(error).__name__}")
-
-
 def _readable(transport: asyncio.Transport) -> bool:
     """Whether the socket of an idle connection has something to read, which can only be its end (or bytes nobody asked for)."""
     poll = select.poll()
@@ -293,12 +305,3 @@ def reset_at_close(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def keep_alive(sock: socket.socket | None) -> None:
-    """Have TCP ask now and then whether the peer is still there."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)

@@ -211,7 +211,8 @@ async def rig(
     routes = {name: url if isinstance(url, Route) else Route.parse(name, url, http2=SECOND_PATH) for name, url in upstream.items()}
     recording = Recording() if recording is None else recording
     values = Settings(routes=routes, default_route=default, **settings)
-    relay = create_relay(values, InProcess(recording, CaptureLimits(values.part_bytes, values.part_seconds, values.max_body)))
+    limits = CaptureLimits(values.part_bytes, values.part_seconds, values.max_body)
+    relay = await asyncio.to_thread(create_relay, values, InProcess(recording, limits))  # which may read certificates
     wrap(relay)
     config = uvicorn.Config(create_app(relay, None, lambda: None), ws="none", log_config=None, server_header=False, date_header=False)
     config.load()
