@@ -47,6 +47,7 @@ class Inbox:
         "_progress",
         "_records",
         "_refusing",
+        "_stirred",
         "_taken",
         "_taken_bytes",
     )
@@ -58,6 +59,7 @@ class Inbox:
         self._gate = threading.Lock()
         self._bell = threading.Event()
         self._asleep = False
+        self._stirred = False
         self._closed = False
         self._refusing = ""
         self._taken = 0
@@ -102,6 +104,12 @@ class Inbox:
         """Count a record that never came this far; it was lost `ago` seconds before now."""
         with self._gate:
             self._lost(id, weight, why, ago)
+        if self._asleep:
+            self._bell.set()
+
+    def stir(self) -> None:
+        """Wake the consumer: it has something to do that is not here."""
+        self._stirred = True
         if self._asleep:
             self._bell.set()
 
@@ -151,13 +159,13 @@ class Inbox:
         return ledger.gap()
 
     def wait(self, seconds: float | None) -> None:
-        """Until there is a record, the inbox is closed, something is lost, or the time is over (None: it is never over)."""
+        """Until there is a record, the inbox is closed, something is lost, somebody stirs, or the time is over (None: it is never over)."""
         self._bell.clear()
         self._asleep = True
         # In this order: a put that came before `_asleep` is seen here, one that comes after rings the bell.
-        if not (self._records or self._ledger or self._closed):
+        if not (self._records or self._ledger or self._closed or self._stirred):
             self._bell.wait(seconds)
-        self._asleep = False
+        self._asleep = self._stirred = False
 
     # Counts, for anyone; each is exact, together they are a moment apart.
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from archive.content import DEFAULT_LIMIT, Slice, take
 from archive.record import SCHEMA_VERSION, Body, Client, Fields, Kind, Message, Record, Request, Response, Timing, id_text
 
-__all__ = ["SERVICE_PART", "close_line", "forget_line", "gap_line", "open_line", "prune_line", "to_line"]
+__all__ = ["SERVICE_PART", "close_line", "declined_line", "forget_line", "gap_line", "open_line", "prune_line", "to_line"]
 
 SERVICE_PART: Final = 0xFFFF_FFFF
 """The part number in the member tag of the archive's own lines, whose id is their writer's: found by hopping, without inflating."""
@@ -98,6 +98,11 @@ def gap_line(*, writer: str, seq: int, at: float, since: float, until: float, re
     """Between `since` and `until` (Unix seconds) `records` of `exchanges`, holding about `size` bytes, were dropped."""
     span = {"since": _time(since), "until": _time(until)}
     return _service(Kind.GAP, writer, seq, at, {**span, "records": records, "exchanges": exchanges, "bytes": size, "why": why})
+
+
+def declined_line(*, writer: str, seq: int, at: float, since: float, until: float, exchanges: int) -> bytes:
+    """Between `since` and `until` (Unix seconds) so many exchanges were not recorded, at their clients' wish."""
+    return _service(Kind.DECLINED, writer, seq, at, {"since": _time(since), "until": _time(until), "exchanges": exchanges})
 
 
 def forget_line(*, writer: str, seq: int, at: float, by: str, why: str, removed: Sequence[Json]) -> bytes:

@@ -1,4 +1,4 @@
-"""What to do while the disk refuses, and what was lost meanwhile: two small state machines of the writer.
+"""What to do while the disk refuses, and what was lost or declined meanwhile: small state machines of the writer.
 
 The clock is an argument. Nothing here sleeps, writes, logs or locks.
 """
@@ -6,9 +6,10 @@ The clock is an argument. Nothing here sleeps, writes, logs or locks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
-__all__ = ["Gap", "Ledger", "Pressure"]
+__all__ = ["Declined", "Gap", "Ledger", "Pressure"]
 
 _EXCHANGES: Final = 8192
 _REASONS: Final = 8
@@ -89,6 +90,44 @@ class Gap:
             self.bytes + other.bytes,
             "; ".join(reasons),
         )
+
+
+class Declined:
+    """Counts exchanges whose clients wished not to be recorded, until a line tells of them. One thread adds, one takes."""
+
+    def __init__(self) -> None:
+        self._added = 0
+        self._taken = 0
+        self._since = 0.0
+        self._until = 0.0
+        self._told_at = -inf
+
+    def __bool__(self) -> bool:
+        """There are some that no line tells of yet."""
+        return self._added > self._taken
+
+    def add(self, exchanges: int, now: float) -> None:
+        """So many more."""
+        if self._added == self._taken:
+            self._since = now
+        self._until = now
+        self._added += exchanges
+
+    def take(self, now: float, *, every: float) -> tuple[float, float, int] | None:
+        """Since when, until when and how many, if there are any and `every` seconds have passed since the last time."""
+        if not self or self.patience(now, every=every):
+            return None
+        added = self._added
+        told = (self._since, self._until, added - self._taken)
+        self._taken, self._told_at = added, now
+        return told
+
+    def patience(self, now: float, *, every: float) -> float:
+        """Seconds until there is something to take; infinite where there is nothing to tell."""
+        if not self:
+            return inf
+        passed = now - self._told_at
+        return every - passed if 0 <= passed < every else 0.0
 
 
 class Ledger:

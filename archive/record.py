@@ -75,6 +75,7 @@ class Kind(StrEnum):
     OPEN = "open"
     CLOSE = "close"
     GAP = "gap"
+    DECLINED = "declined"
     FORGET = "forget"
     PRUNE = "prune"
 

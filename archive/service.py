@@ -22,7 +22,7 @@ Json = dict[str, Any]
 class Event:
     """Something the archive says of itself."""
 
-    kind: Literal["open", "close", "gap", "forget", "prune", "damage"]
+    kind: Literal["open", "close", "gap", "declined", "forget", "prune", "damage"]
     place: Place
     at: datetime | None = None
     """When; unknown for damage."""
@@ -42,7 +42,7 @@ def damage(place: Place, why: str) -> Event:
 def event(line: Json, place: Place) -> Event:
     """The event of one of the archive's own lines. Raises DamagedMember for any other."""
     kind = line.get("kind")
-    if kind not in ("open", "close", "gap", "forget", "prune") or not isinstance(line.get(kind), dict):
+    if kind not in ("open", "close", "gap", "declined", "forget", "prune") or not isinstance(line.get(kind), dict):
         raise DamagedMember("not a line of the archive's own")
     try:
         return Event(kind, place, moment(line["at"]), str(line["writer"]), int(line["seq"]), line[kind])

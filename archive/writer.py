@@ -158,6 +158,7 @@ class Writer:
     def decline(self, exchanges: int) -> None:
         """So many more exchanges are not recorded, at their clients' wish; a line will tell of them."""
         self._declined.add(exchanges, time.time())
+        self._inbox.stir()
 
     def close(self, timeout: float) -> bool:
         """Write what is queued, then the `close` line; blocks for at most about `timeout` seconds.
@@ -340,7 +341,7 @@ class Writer:
         self._seq += 1
 
     def _empty_handed(self) -> bool:
-        return not (len(self._inbox) or self._inbox.losing or len(self._outbox))
+        return not (len(self._inbox) or self._inbox.losing or self._declined or len(self._outbox))
 
     def _rest(self) -> None:
         """Until the next trip. `close` ends every wait; a disk that refuses while closing is tried a hundred times a second."""
@@ -349,7 +350,7 @@ class Writer:
                 time.sleep(_GATHER)
         elif len(self._inbox) < _BATCH_RECORDS and self._inbox.queued[1] < _BATCH_BYTES and not len(self._outbox):
             if not (len(self._inbox) or self._inbox.losing):
-                patience = self._outbox.patience()
+                patience = min(self._outbox.patience(), self._declined.patience(time.time(), every=_DECLINED_EVERY))
                 self._inbox.wait(None if patience > threading.TIMEOUT_MAX else patience)
             self._closing.wait(_GATHER)  # what comes meanwhile shares the trip
 

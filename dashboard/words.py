@@ -101,6 +101,8 @@ def happened(event: _Event) -> Ended:
             return Ended("Stop", "note", f"It stopped cleanly after {_said(detail, 'written')} records.{tail}")
         case "gap":
             return Ended("Gap", "warn" if not detail.get("records") else "bad", _gap(detail))
+        case "declined":
+            return Ended("Declined", "note", _declined(detail))
         case "forget":
             return Ended("Forgotten", "note", _forgotten(detail))
         case "prune":
@@ -119,14 +121,17 @@ def shown(events: Sequence[E]) -> list[E]:
 
 
 def ledger(events: Sequence[_Event]) -> dict[str, int]:
-    """What the archive's own events add up to. Lost: exchange records that gaps tell of."""
-    sums = {"starts": 0, "stops": 0, "gaps": 0, "lost": 0, "damages": 0, "removals": 0}
+    """What the archive's own events add up to. Lost: exchange records that gaps tell of; declined: exchanges that their
+    clients wanted unrecorded."""
+    sums = {"starts": 0, "stops": 0, "gaps": 0, "lost": 0, "declined": 0, "damages": 0, "removals": 0}
     names = {"open": "starts", "close": "stops", "gap": "gaps", "damage": "damages", "forget": "removals", "prune": "removals"}
     for event in shown(events):
         if event.kind in names:
             sums[names[event.kind]] += 1
         lost = (event.detail or {}).get("records") if event.kind == "gap" else None
         sums["lost"] += lost if isinstance(lost, int) else 0
+        asked = (event.detail or {}).get("exchanges") if event.kind == "declined" else None
+        sums["declined"] += asked if isinstance(asked, int) else 0
     return sums
 
 
@@ -138,6 +143,14 @@ def _gap(detail: Mapping[str, Any]) -> str:
     about = f", about {size(amount)}" if isinstance(amount, int) else ""
     lost = f"{_said(detail, 'records')} records of {_said(detail, 'exchanges')} exchanges{about}"
     return f"{lost} were not kept {span} They were relayed all the same."
+
+
+def _declined(detail: Mapping[str, Any]) -> str:
+    number = detail.get("exchanges")
+    what = _plural(number, "exchange") if isinstance(number, int) else "exchanges"
+    were, who = ("was", "its client") if number == 1 else ("were", "their clients")
+    span = f"from {_said(detail, 'since')} to {_said(detail, 'until')}"
+    return f"{what} {span} {were} relayed and not recorded, because {who} asked for that. Nothing is missing."
 
 
 def _forgotten(detail: Mapping[str, Any]) -> str:

@@ -85,13 +85,23 @@ class Recording(Protocol):
         """A new exchange, whose request head has arrived; None when it cannot be recorded (and that is counted)."""
         ...
 
+    def decline(self) -> None:
+        """A client asked that its exchange not be recorded: nothing is told of it but that there was one."""
+        ...
+
 
 class InProcess:
     """The plain Recording: captures in this process, for a Recorder of one's own."""
 
     def __init__(self, recorder: Recorder, limits: CaptureLimits) -> None:
+        self.declined = 0
+        """Exchanges not recorded at their clients' wish."""
         self._recorder = recorder
         self._limits = limits
+
+    def decline(self) -> None:
+        """As `Recording.decline`."""
+        self.declined += 1
 
     def open(self, id: bytes, at: float, now: float, client: Client, upstream: Upstream, head: Head, kept: Kept = "full") -> Told:
         """As `Recording.open`."""

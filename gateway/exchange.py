@@ -16,6 +16,7 @@ from archive.record import EndReason
 from gateway import headers
 from gateway.boundary import GOODBYE, Boundary
 from gateway.capture import Told
+from gateway.control import WARNING, Ask
 from gateway.errors import GatewayError, answer, reason_phrase
 from gateway.frames import Side
 from gateway.routes import Target
@@ -81,6 +82,7 @@ class Exchange:
         "_tail",
         "_timer",
         "_waiting",
+        "ask",
         "capture",
         "client",
         "heard",
@@ -95,12 +97,16 @@ class Exchange:
         "upstream",
     )  # fmt: skip
 
-    def __init__(self, relay: Relay, client: ClientConnection, head: Head, target: Target, id: str, capture: Told | None) -> None:
+    def __init__(
+        self, relay: Relay, client: ClientConnection, head: Head, target: Target, id: str, capture: Told | None, ask: Ask | None
+    ) -> None:
+        """`ask`: what the client wants of us; most want nothing."""
         self.relay = relay
         self.client = client
         self.target = target
         self.id = id
         self.capture = capture
+        self.ask = ask
         self.started = perf_counter()
         self.upstream: Connection | None = None
         self.tunnel = False
@@ -123,6 +129,16 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         if capture is not None:
             capture.on_full = self._hold
+
+    @property
+    def declined(self) -> bool:
+        """The client wished that it not be recorded, and so it is."""
+        return self.ask is not None and self.ask.record == "none"
+
+    @property
+    def _warning(self) -> bytes:
+        """What of the client's wishes could not be used, for the response."""
+        return self.ask.warning if self.ask is not None else b""
 
     # From the client to the upstream
 
@@ -298,7 +314,7 @@ class Exchange:
         if head.status == 101:
             self.tunnel = True
             self._status = 101
-            out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode()))
+            out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode(), warning=self._warning))
             return
         if head.status < 200:
             if not old and not (head.status == 100 and self._continued):
@@ -314,7 +330,8 @@ class Exchange:
         if old or client.closing or not self._head.keep_alive or not self.request_done:
             client.closing = True  # the last: an upload that is not all here may never be (RFC 9112 section 9.3)
         chunked = not old and head.framing in ("chunked", "close")
-        out.append(headers.response_head(head, self.id.encode(), chunked=chunked, close=client.closing and not old))
+        close = client.closing and not old
+        out.append(headers.response_head(head, self.id.encode(), chunked=chunked, close=close, warning=self._warning))
 
     def _record(self, events: list[Event]) -> None:
         self.heard = now = perf_counter()
@@ -449,6 +466,8 @@ class Exchange:
         if self.over:
             return
         fields, body = answer(failure, self.target.route.shape, self.id)
+        if self._warning:
+            fields.append((WARNING, self._warning))
         phrase = reason_phrase(failure.status)
         client = self.client
         if not self.request_done or not self._head.keep_alive or client.closing:

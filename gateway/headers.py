@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.control import PREFIX, WARNING
 from gateway.wire import Head
 
 __all__ = ["interim_head", "request_head", "response_head", "upgrade_head"]
@@ -26,9 +27,6 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 
-RESERVED: Final = b"x-verbatim-"
-"""Header names that speak to Verbatim itself; never forwarded."""
-
 _HOP_AND_HOST: Final = HOP_BY_HOP | {b"host"}
 _CHUNKED: Final = b"Transfer-Encoding: chunked"
 
@@ -44,7 +42,7 @@ def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
                 lines.append(name + b": " + authority)
             elif lower == b"transfer-encoding" and head.framing == "chunked":
                 lines.append(_CHUNKED)
-        elif lower[: len(RESERVED)] != RESERVED and lower not in dropped:
+        elif lower[:11] != PREFIX and lower not in dropped:
             lines.append(b": ".join(field))
     if b"host" not in head.names:  # HTTP/1.0 may come without; we speak 1.1, which may not
         lines.insert(1, b"Host: " + authority)
@@ -52,10 +50,11 @@ def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
     return b"\r\n".join(lines)
 
 
-def response_head(head: Head, id: bytes, *, chunked: bool, close: bool) -> bytes:
+def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning: bytes = b"") -> bytes:
     """The response head for the client, with `x-verbatim-id` (the exchange's id) as the only new field.
 
-    `chunked`: the body follows in chunks; `close`: the connection ends after it (said in a Connection field of our own hop).
+    `chunked`: the body follows in chunks; `close`: the connection ends after it (said in a Connection field of our own hop). `warning`:
+    what of the client's wishes could not be used, in one more field.
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     dropped = _named(head)
@@ -70,6 +69,8 @@ def response_head(head: Head, id: bytes, *, chunked: bool, close: bool) -> bytes
         lines.append(_CHUNKED)
     if close:
         lines.append(b"Connection: close")
+    if warning:
+        lines.append(WARNING + b": " + warning)
     lines.append(b"x-verbatim-id: " + id)
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
@@ -82,7 +83,7 @@ def interim_head(head: Head) -> bytes:
     return b"\r\n".join([*lines, b"\r\n"])
 
 
-def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: bytes | None = None) -> bytes:
+def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: bytes | None = None, warning: bytes = b"") -> bytes:
     """A websocket handshake's head (RFC 6455 section 4): as `request_head` and `response_head`, but Connection and Upgrade cross too."""
     lines = [start]
     dropped = HOP_BY_HOP | _named(head)
@@ -94,8 +95,10 @@ def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: b
             if not named:
                 lines.append(name + b": Upgrade")
             named = True
-        elif lower == b"upgrade" or (lower not in dropped and not (authority and lower.startswith(RESERVED))):
+        elif lower == b"upgrade" or (lower not in dropped and not (authority and lower.startswith(PREFIX))):
             lines.append(name + b": " + value)
+    if warning:
+        lines.append(WARNING + b": " + warning)
     if id is not None:
         lines.append(b"x-verbatim-id: " + id)
     lines.append(b"\r\n")

@@ -172,7 +172,7 @@ def _run(channel: Channel, options: dict[str, Any]) -> int:
         writer.lose(id, size, why, 0.0 if when is None else max(0.0, perf_counter() - when))
 
     most = options["writer"]["queue_bytes"]
-    player = Player(_Patient(writer), CaptureLimits(*options["limits"]), upstreams, lost, most=most)
+    player = Player(_Patient(writer), CaptureLimits(*options["limits"]), upstreams, lost, writer.decline, most=most)
     clean = _keep(channel, player, writer)
     return 0 if clean else 1
 

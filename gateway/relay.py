@@ -17,12 +17,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from archive.record import Client, EndReason, Upstream, id_text, new_id
+from gateway import control
 from gateway.capture import Recording
 from gateway.client import ClientConnection
 from gateway.exchange import Exchange
 from gateway.logs import AccessLog
 from gateway.redaction import redact_target
-from gateway.routes import Route, Routes, Target, valid_session
+from gateway.routes import Route, Routes, Target
 from gateway.upstream import Connection, Pool
 from gateway.wire import Head, Limits
 
@@ -45,6 +46,8 @@ class Counters:
     failed: int = 0
     refused: int = 0
     capture_errors: int = 0
+    declined: int = 0
+    """Not recorded, at their clients' wish."""
 
 
 RUNNING: Final = frozenset({"recording", "pool", "counters", "exchanges", "connections", "loop", "_timer"})
@@ -65,6 +68,7 @@ class Relay:
         connect_timeout: float,
         handshake_timeout: float = 30.0,
         idle_timeout: float,
+        allow_unrecorded: bool = True,
         access_log: AccessLog | None = None,
     ) -> None:
         self.routes = routes
@@ -73,6 +77,7 @@ class Relay:
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
         self.handshake_timeout = handshake_timeout
+        self.allow_unrecorded = allow_unrecorded
         self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout, second=_second(routes))
         self.counters = Counters()
         self.exchanges: set[Exchange] = set()
@@ -121,15 +126,21 @@ class Relay:
         """A new exchange for a request."""
         at = time.time()
         raw = new_id(int(at * 1000))
-        capture = None
+        ask, kept, capture = None, control.NOTHING.record, None
+        if control.PREFIX in b",".join(head.names):
+            ask = control.read(head.headers, may_decline=self.allow_unrecorded)
+            kept = ask.record
         if self.recording is not None:
             try:
-                session, source = _session(head, target)
-                who = Client(client.address, session, source)
-                capture = self.recording.open(raw, at, perf_counter(), who, self.upstreams[target.route.name], head)
+                if kept == "none":
+                    self.counters.declined += 1
+                    self.recording.decline()
+                else:
+                    who = Client(client.address, target.session, "path" if target.session else None)
+                    capture = self.recording.open(raw, at, perf_counter(), who, self.upstreams[target.route.name], head, kept)
             except Exception:
                 self.capture_failed(id_text(raw))
-        exchange = Exchange(self, client, head, target, id_text(raw), capture)
+        exchange = Exchange(self, client, head, target, id_text(raw), capture, ask)
         self.exchanges.add(exchange)
         self.counters.exchanges += 1
         return exchange
@@ -150,7 +161,8 @@ class Relay:
                 status or None,
                 (now - exchange.started) * 1000,
                 exchange.response_bytes,
-                "closed" if closed else reason.value,  # how a websocket ended only its frames say, and they are not read here
+                # How a websocket ended only its frames say, and they are not read here.
+                ("closed" if closed else reason.value) + (" unrecorded" if exchange.declined else ""),
             )
 
     def capture_failed(self, id: str) -> None:
@@ -179,12 +191,3 @@ def _second(routes: Routes) -> Callable[[Route, float], Connection] | None:
     from gateway.second import connect
 
     return connect
-
-
-def _session(head: Head, target: Target) -> tuple[str | None, str | None]:
-    """The session's name and where it was found: our header, else the path's prefix."""
-    if b"x-verbatim-session" in head.names:
-        value = head.headers[head.names.index(b"x-verbatim-session")][1].decode("latin-1")
-        if valid_session(value):
-            return value, "x-verbatim-session"
-    return (target.session, "path") if target.session else (None, None)

@@ -45,7 +45,7 @@ FAILED: Final = "recording failed"
 Loss = tuple[int, bytes, int, str, float]
 """An exchange's number and id, the bytes that had been told of it, why it is lost and when."""
 
-OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST = range(9)
+OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST, DECLINED = range(10)
 
 
 class Tape(Recording):
@@ -74,6 +74,7 @@ class Tape(Recording):
         self._told: dict[int, _Teller] = {}
         self._lost: list[Loss] = []
         self._lost_more = 0
+        self._declined = 0
 
     @property
     def unread(self) -> int:
@@ -102,6 +103,12 @@ class Tape(Recording):
         self.tell((OPEN, number, id, at, now, who, upstream.name, what, kept), 512 + head.size + 64 * len(head.headers))
         return teller
 
+    def decline(self) -> None:
+        """As `Recording.decline`."""
+        self._declined += 1
+        if self.running:
+            self._wake()
+
     def take(self, *, last: bool = False) -> bytes:
         """All events told since the last call, as bytes for `Player.play`; empty when there are none. Losses are told while there is
         room, and with `last` in any case.
@@ -110,6 +117,9 @@ class Tape(Recording):
         if self._lost and (last or not self.full):
             events.append((LOST, self._lost, self._lost_more))
             self._lost, self._lost_more = [], 0
+        if self._declined:
+            events.append((DECLINED, self._declined))
+            self._declined = 0
         if not events:
             return b""
         self._events = []
@@ -273,10 +283,12 @@ class Player:
         limits: CaptureLimits,
         upstreams: dict[str, Upstream],
         lost: Callable[[bytes, int, str, float | None], None],
+        declined: Callable[[int], None],
         *,
         most: int = 64 << 20,
     ) -> None:
-        """`lost` is called for each exchange whose record had to be given up: id, bytes told, why, and when if not just now.
+        """`lost` is called for each exchange whose record had to be given up: id, bytes told, why, and when if not just now;
+        `declined` with the number of those whose clients wished not to be recorded.
 
         `most` bounds the bytes gathered in parts not yet cut, of all exchanges together.
         """
@@ -284,6 +296,7 @@ class Player:
         self._limits = limits
         self._upstreams = upstreams
         self._lost = lost
+        self._declined = declined
         self._most = most
         self._unweighed = 0
         self._captures: dict[int, Capture] = {}
@@ -305,6 +318,9 @@ class Player:
             kind = event[0]
             if kind == LOST:
                 self._give_up(*event[1:])
+                continue
+            if kind == DECLINED:
+                self._declined(event[1])
                 continue
             capture = captures.get(event[1])
             try:

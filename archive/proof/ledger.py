@@ -95,6 +95,8 @@ class Log:
     def __init__(self) -> None:
         self.writers: dict[str, WriterLog] = {}
         self.gaps: list[Gap] = []
+        self.declined = 0
+        """Exchanges not recorded at their clients' wish."""
         self.told: list[Told] = []
         self.damages = 0
         """Damaged stretches so far; the one who reads the file counts."""
@@ -141,12 +143,20 @@ class Log:
                 self.writers.setdefault(writer, WriterLog()).closed = True
             elif kind == "gap":
                 self.gaps.append(_gap(writer, line, what))
+            elif kind == "declined":
+                self.declined += _count(what["exchanges"])
             elif kind == "forget":
                 self.told.append(_forget(line, what))
             elif kind == "prune":
                 self.told.append(_prune(line, what))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedMember("the line is not of this schema") from error
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(value)
+    return value
 
 
 def _gap(writer: str, line: Json, told: Json) -> Gap:

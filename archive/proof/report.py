@@ -222,6 +222,8 @@ class Report:
     repeated: list[Repeated]
     gone: list[Gone]
     gaps: list[Gap]
+    declined: int
+    """Exchanges that were not recorded because their clients asked for that; none of them is missing."""
     removals: list[Removal]
     removed: list[RemovedFrom]
     unproven: list[Unproven]

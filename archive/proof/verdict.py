@@ -25,7 +25,7 @@ def sentence(report: Report) -> str:
         if report.unproven:
             return "unproven: there are no recordings here, so there is nothing that your key vouches for"
         return "complete: there are no recordings here"
-    held, removed, doubted = _held(report), _removed(report), ", ".join(unproven(report))
+    held, removed, doubted = _held(report) + _declined(report), _removed(report), ", ".join(unproven(report))
     if report.verdict == "complete":
         return f"complete{f' but for {removed}' if removed else ''}: {held}, nothing missing{_unclosed(report)}"
     wrong = {
@@ -35,6 +35,12 @@ def sentence(report: Report) -> str:
     }[report.verdict]
     removed = f"; {removed}" if removed else ""
     return f"{report.verdict}: {'; '.join(filter(None, wrong))}; {held}{removed}{_unclosed(report)}"
+
+
+def _declined(report: Report) -> str:
+    if not report.declined:
+        return ""
+    return f", {counted(report.declined, 'exchange')} not recorded as {'its client' if report.declined == 1 else 'their clients'} asked"
 
 
 def _held(report: Report) -> str:

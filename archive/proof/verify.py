@@ -113,6 +113,7 @@ class _Judgement:
             repeated=repeated,
             gone=gone,
             gaps=gaps,
+            declined=sum(each.log.declined for each in self._facts),
             removals=self._removals.told(),
             removed=self._removals.removed(),
             unproven=doubted,

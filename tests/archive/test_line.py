@@ -18,7 +18,7 @@ from samples import HOUR, in_parts, parsed, whole
 
 from archive import line as line_module
 from archive.folder import segments
-from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line, to_line
+from archive.line import SERVICE_PART, close_line, declined_line, forget_line, gap_line, open_line, prune_line, to_line
 from archive.record import Body, BodyStream, Client, End, EndReason, Message, Record, Redaction, Timing, Upstream, new_id
 from archive.writer import Writer
 
@@ -342,6 +342,8 @@ def test_the_archives_own_lines_have_one_form() -> None:
     span = {"since": "2026-11-19T10:00:00.000000Z", "until": "2026-11-19T10:00:02.000000Z"}
     told = {**span, "records": 5, "exchanges": 4, "bytes": 99, "why": "no space"}
     assert json.loads(gap) == {**common, "kind": "gap", "gap": told}
+    declined = declined_line(writer="w", seq=3, at=HOUR + 0.5, since=HOUR, until=HOUR + 2, exchanges=7)
+    assert json.loads(declined) == {**common, "kind": "declined", "declined": {**span, "exchanges": 7}}
     removed = [
         {"segment": "2026-11-19T10", "index": 4, "id": "x", "part": 0, "writer": "o", "seq": 4, "digest": "d", "member": "m", "bytes": 9}
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import doctest
+from math import inf
 
 from archive import pressure
-from archive.pressure import Gap, Ledger, Pressure
+from archive.pressure import Declined, Gap, Ledger, Pressure
 
 
 def test_the_example_in_the_docstring_is_true() -> None:
@@ -66,3 +67,26 @@ def test_a_pause_and_its_losses_are_one_gap() -> None:
     pause = Gap(10.0, 20.0, 0, 0, 0, "no space")
     assert pause.joined(None) == pause
     assert pause.joined(Gap(9.0, 12.0, 3, 2, 50, "full; no space")) == Gap(9.0, 20.0, 3, 2, 50, "no space; full")
+
+
+def test_those_declined_are_told_of_at_once_and_then_once_in_a_while() -> None:
+    declined = Declined()
+    assert (bool(declined), declined.take(1.0, every=60), declined.patience(1.0, every=60)) == (False, None, inf)
+    declined.add(2, 10.0)
+    declined.add(1, 12.0)
+    assert declined.patience(12.5, every=60) == 0.0
+    assert declined.take(12.5, every=60) == (10.0, 12.0, 3)
+    assert not declined
+    declined.add(1, 20.0)
+    assert (declined.take(42.5, every=60), declined.patience(42.5, every=60)) == (None, 30.0)
+    assert declined.take(72.5, every=60) == (20.0, 20.0, 1)
+    declined.add(1, 80.0)
+    assert declined.take(80.0, every=0) == (80.0, 80.0, 1)
+
+
+def test_a_clock_set_back_does_not_keep_those_declined_untold() -> None:
+    declined = Declined()
+    declined.add(1, 1000.0)
+    assert declined.take(1000.0, every=60) is not None
+    declined.add(1, 500.0)
+    assert declined.take(500.0, every=60) == (500.0, 500.0, 1)

@@ -29,7 +29,7 @@ from samples import HOUR, Shelf, in_parts, parsed, whole
 from archive import member
 from archive.chunk import OPENING, Chunk, pack_head, pack_rows, seek_table
 from archive.folder import segment_name
-from archive.line import SERVICE_PART, close_line, forget_line, gap_line, open_line, prune_line
+from archive.line import SERVICE_PART, close_line, declined_line, forget_line, gap_line, open_line, prune_line
 from archive.member import HEADER_LENGTH, TRAILER_LENGTH, Found, scan
 from archive.proof.keys import load_key, make_key
 from archive.proof.seal import closed_hours, seal_hour
@@ -260,6 +260,7 @@ def own_lines() -> dict[str, Any]:
         "open": open_line(**common, version="1", rules_hash="x", host="h", pid=1),
         "close": close_line(**common, written=1, dropped=0),
         "gap": gap_line(**common, since=HOUR, until=HOUR, records=0, exchanges=0, size=0, why="w"),
+        "declined": declined_line(**common, since=HOUR, until=HOUR, exchanges=1),
         "forget": forget_line(**common, by="a@h", why="w", removed=[removed]),
         "prune": prune_line(**common, by="a@h", why="w", segments=[pruned]),
     }

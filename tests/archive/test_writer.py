@@ -96,6 +96,21 @@ def test_what_a_producer_had_to_give_up_is_told_of(tmp_path: Path) -> None:
     assert unexplained(lines) == set()
 
 
+def test_what_clients_wanted_unrecorded_is_told_of_while_nothing_else_happens(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        writer.decline(2)
+        writer.decline(1)
+        until(lambda: any(it["kind"] == "declined" for it in archive_records(tmp_path)))
+        assert writer.put(record())
+        writer.decline(4)  # within the minute: told at the end
+    told = [it for it in archive_records(tmp_path) if it["kind"] == "declined"]
+    assert sum(it["declined"]["exchanges"] for it in told) == 7
+    assert told[-1]["declined"]["since"] <= told[-1]["declined"]["until"]
+    assert len(told) <= 3
+    report = verify([tmp_path])
+    assert (report.complete, report.declined) == (True, 7)
+
+
 def test_a_record_that_cannot_be_encoded_loses_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

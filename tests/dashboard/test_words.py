@@ -80,7 +80,7 @@ def test_events_add_up() -> None:
         Event("damage"),
         Event("eclipse"),
     ]
-    assert ledger(events) == {"starts": 1, "stops": 1, "gaps": 2, "lost": 3, "damages": 1, "removals": 0}
+    assert ledger(events) == {"starts": 1, "stops": 1, "gaps": 2, "lost": 3, "declined": 0, "damages": 1, "removals": 0}
 
 
 def test_a_gap_says_what_was_lost() -> None:
@@ -89,6 +89,19 @@ def test_a_gap_says_what_was_lost() -> None:
         "3 records of 2 exchanges, about 2.0 KiB were not kept from 10:00 to 10:01: no space."
     )
     assert "Nothing was lost" in happened(Event("gap", {**gap, "records": 0})).sentence
+
+
+def test_what_clients_wanted_unrecorded_is_told_and_no_loss() -> None:
+    asked = {"since": "10:00", "until": "10:01", "exchanges": 3}
+    told = happened(Event("declined", asked))
+    assert (told.label, told.tone) == ("Declined", "note")
+    assert told.sentence == (
+        "3 exchanges from 10:00 to 10:01 were relayed and not recorded, because their clients asked for that. Nothing is missing."
+    )
+    assert happened(Event("declined", {**asked, "exchanges": 1})).sentence.startswith("1 exchange from 10:00 to 10:01 was relayed")
+    assert "unknown" in happened(Event("declined", {})).sentence
+    sums = ledger([Event("declined", asked), Event("declined", asked)])
+    assert (sums["declined"], sums["lost"], sums["gaps"]) == (6, 0, 0)
 
 
 def test_a_removal_says_who_what_and_why() -> None:
@@ -116,4 +129,4 @@ def test_who_only_removes_has_started_and_stopped_nothing() -> None:
         Event("damage"),
     ]
     assert [(it.kind, it.writer) for it in shown(events)] == [("open", "a"), ("forget", "b"), ("damage", "")]
-    assert ledger(events) == {"starts": 1, "stops": 0, "gaps": 0, "lost": 0, "damages": 1, "removals": 1}
+    assert ledger(events) == {"starts": 1, "stops": 0, "gaps": 0, "lost": 0, "declined": 0, "damages": 1, "removals": 1}

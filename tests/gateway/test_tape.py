@@ -21,9 +21,10 @@ class Rig:
         self.recorder = Remembering()
         self.lost: list[tuple[bytes, int, str]] = []
         self.times: list[float | None] = []
+        self.declined: list[int] = []
         self.tape = Tape(limit, flush=self._flush, wake=self._wake, clock=lambda: self.now)
         self.tape.started(self.now)
-        self.player = Player(self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, self._lose)
+        self.player = Player(self.recorder, limits or CaptureLimits(), {"openai": UPSTREAM}, self._lose, self.declined.append)
 
     def _lose(self, exchange: bytes, size: int, why: str, when: float | None) -> None:
         self.times.append(when)

@@ -16,7 +16,7 @@ from samples import HOUR, Shelf, in_parts, whole
 from archive import member
 from archive.errors import NotFound
 from archive.folder import QUARANTINE
-from archive.line import SERVICE_PART, gap_line
+from archive.line import SERVICE_PART, declined_line, gap_line
 from archive.proof.verify import Missing, verify
 from archive.record import id_text, new_id
 from archive.writer import Writer
@@ -92,6 +92,21 @@ def test_a_gap_line_accounts_for_what_was_dropped(shelf: Shelf) -> None:
     (gap,) = report.gaps
     assert (gap.records, gap.exchanges, gap.bytes, gap.why, gap.seq) == (5, 4, 99, "no space left", shelf.seq)
     assert (gap.since, gap.until) == ("2026-11-19T10:00:00.000000Z", "2026-11-19T10:00:09.000000Z")
+
+
+def test_what_clients_wanted_unrecorded_is_told_of_and_not_missing(shelf: Shelf) -> None:
+    fill(shelf)
+    name = id_text(shelf.writer)
+    for exchanges in (3, 4):
+        line = declined_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, exchanges=exchanges)
+        shelf.raw(member.pack(line + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq), HOUR + 5000)
+        shelf.seq += 1
+    report = verify([shelf.folder])
+    assert (report.verdict, report.complete, report.declined, report.gaps) == ("complete", True, 7, [])
+    assert ", 7 exchanges not recorded as their clients asked, nothing missing" in report.sentence
+    bad = declined_line(writer=name, seq=shelf.seq, at=HOUR, since=HOUR, until=HOUR + 9, exchanges=-1)
+    shelf.raw(member.pack(bad + b"\n", id=shelf.writer, part=SERVICE_PART, seq=shelf.seq), HOUR + 5000)
+    assert verify([shelf.folder]).verdict == "damaged"
 
 
 def test_a_segment_that_was_taken_away_is_missing(shelf: Shelf) -> None:
