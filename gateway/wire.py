@@ -1,57 +1,38 @@
 """HTTP/1.1 as a sans-I/O relay core: bytes in; heads, body extents and ends out. No socket, no clock, no routing.
 
-A `Reader` follows one direction of one connection, message by message. Heads are parsed by llhttp (through httptools, strict)
-between guards for what it lets through; body bytes are measured, not rebuilt, so that they can go on as they came.
+A `Reader` follows one direction of one connection, message by message. What a head may look like is `gateway.grammar`'s matter, where
+a body ends `gateway.framing`'s; body bytes are measured, not rebuilt, so that they can go on as they came.
 
 1. Give it bytes: `reader.receive(data)` returns what they mean: `Head`, `Data`, `End`.
 2. After `End` it keeps what follows; `reader.next()` starts on it (so the next message waits for this one).
 3. At the connection's end call `reader.eof()`: a message cut short raises `ProtocolError`.
 
-Any split of the same bytes gives the same events, but for how `Data` is cut.
+Any split of the same bytes gives the same events, but for how `Data` is cut, and how soon a refusal comes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
-import httptools
+from gateway.framing import END, Chunked, Data, End, Length, UntilClose
+from gateway.grammar import CONTROL, Framing, Head, ProtocolError, parse_request, parse_response
 
 __all__ = ["Data", "End", "Event", "Framing", "Head", "Limits", "ProtocolError", "Reader", "request_reader", "response_reader"]
-
-Framing: TypeAlias = Literal["none", "length", "chunked", "close"]
-"""How a message's end is known (RFC 9112 section 6.3): no body, Content-Length, chunked, or the connection's end."""
-
-MAX_LENGTH: Final = 2**63 - 1
-"""Largest body or chunk size taken. What does not fit a signed 64-bit integer is read differently by different peers."""
 
 MAX_INTERIM: Final = 32
 """Most 1xx responses taken at once: a server sends one or two."""
 
-MAX_CHUNK_LINE: Final = 1024
-"""Longest chunk-size line with extensions, in bytes. Nobody uses extensions; nginx and llhttp stop far earlier."""
+MAX_SKIPPED: Final = 16
+"""Most bytes of empty lines before a start line: who sends nothing else keeps a connection open without ever asking anything."""
 
-_CONTROL: Final = bytes(b for b in range(256) if (b < 32 and b not in b"\t\r\n") or b == 127)
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_FORBIDDEN: Final = _CONTROL + b"\r\n"
-"""What may not be left of a head once its CRLFs are taken out."""
-_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
-_HOST_BAD: Final = b" \t/\\@?#,<>\"'`{}|^%"
-_TRAILER_BAD: Final = frozenset(
-    b"authorization connection content-encoding content-length content-range content-type cookie expect host keep-alive max-forwards "
-    b"proxy-authenticate proxy-authorization proxy-connection set-cookie te trailer transfer-encoding upgrade x-api-key "
-    b"api-key x-goog-api-key".split()
-)
-"""Names no trailer may carry on (RFC 9110 section 6.5.1: framing, routing, authentication). Such a trailer section is dropped."""
+_BLANK: Final = re.compile(rb"\r\n\r\n").search  # on heads a third faster than bytes.find, which stumbles over every line end
+_MAY_BEGIN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]|\r(?:\n|$)").match
+"""Whether bytes right behind a request may be the next one's first. If not, who sent both takes line ends for what they are not, and
+the first is refused with the second."""
 
-
-class ProtocolError(Exception):
-    """The peer's bytes are no acceptable HTTP/1.1. `status` is what a server would answer to them."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+Event: TypeAlias = Head | Data | End
 
 
 class Limits:
@@ -64,90 +45,18 @@ class Limits:
         self.header_fields = header_fields
 
 
-class Head:
-    """A message's head. `headers` are raw names and values in order; `names` the same names in lower case, index for index."""
-
-    __slots__ = (
-        "connection",
-        "expect",
-        "framing",
-        "headers",
-        "keep_alive",
-        "length",
-        "method",
-        "names",
-        "reason",
-        "size",
-        "status",
-        "target",
-        "upgrade",
-        "version",
-    )
-
-    def __init__(self, headers: list[tuple[bytes, bytes]], names: list[bytes]) -> None:
-        self.headers = headers
-        self.names = names
-        self.version: bytes = b"HTTP/1.1"
-        self.method: bytes = b""
-        self.target: bytes = b""
-        self.status: int = 0
-        self.reason: bytes = b""
-        self.framing: Framing = "none"
-        self.length: int = 0
-        self.keep_alive: bool = True
-        self.connection: list[bytes] = []
-        """Tokens of all Connection lines, lower case."""
-        self.expect: bytes = b""
-        self.size: int = 0
-        """Bytes of the head on the wire."""
-        self.upgrade: bytes = b""
-        """The Upgrade header's value, lower case, where Connection names it and the message may be a handshake; else empty."""
-
-
-class Data:
-    """A piece of a body. `raw` is as it crossed, chunk framing included; `payload` is the same without it."""
-
-    __slots__ = ("payload", "raw")
-
-    def __init__(self, raw: bytes, payload: list[bytes]) -> None:
-        self.raw = raw
-        self.payload = payload
-
-
-class End:
-    """The message is over. `raw` closes it on the wire: the last chunk and its trailers, or nothing."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: bytes = b"") -> None:
-        self.raw = raw
-
-
-Event: TypeAlias = Head | Data | End
-
-_END: Final = End()
-
-
-class _Collector:
-    """What llhttp calls back into; only the headers are of interest, the start line is read by us."""
-
-    __slots__ = ("on_header",)
-
-    def __init__(self, on_header: Callable[[bytes, bytes], None]) -> None:
-        self.on_header = on_header
-
-
 class Reader:
     """One direction of one connection. Not thread-safe; never blocks. `ProtocolError` is final: close the connection."""
 
-    __slots__ = ("_body", "_buffer", "_done", "_limits", "_scanned", "_start", "request_method")
+    __slots__ = ("_body", "_buffer", "_done", "_scanned", "_skipped", "_start", "limits", "request_method")
 
     def __init__(self, start: Callable[[bytes, Reader], Head], limits: Limits) -> None:
         self._start = start
-        self._limits = limits
+        self.limits = limits
         self._buffer = b""
         self._scanned = 0
-        self._body: _Length | _Chunked | _Close | None = None
+        self._skipped = 0
+        self._body: Length | Chunked | UntilClose | None = None
         self._done = False
         self.request_method = b""
         """For responses: the method they answer (HEAD has no body). Set it before the response's first byte."""
@@ -183,7 +92,7 @@ class Reader:
         self._done = False
         self._body = None
         data, self._buffer = self._buffer, b""
-        self._scanned = 0
+        self._scanned = self._skipped = 0
         return self._receive_head(data) if data else []
 
     def detach(self) -> bytes:
@@ -193,9 +102,9 @@ class Reader:
 
     def eof(self) -> list[Event]:
         """The peer will send nothing more. Ends a close-delimited body; anything else unfinished raises ProtocolError."""
-        if isinstance(self._body, _Close) and not self._done:
+        if isinstance(self._body, UntilClose) and not self._done:
             self._done = True
-            return [_END]
+            return [END]
         if self._done or self.idle:
             return []
         raise ProtocolError(400, "the connection ended inside a message")
@@ -204,47 +113,62 @@ class Reader:
         events: list[Event] = []
         while True:
             if not self._scanned and data[:1] in b"\r\n":
-                data = _skip_empty_lines(data)
-            end = data.find(b"\r\n\r\n", max(self._scanned - 3, 0))
-            if end < 0 or end + 4 > self._limits.header_bytes:
+                data = self._skip_empty_lines(data)
+            blank = _BLANK(data, self._scanned - 3 if self._scanned > 3 else 0)
+            if blank is None or (end := blank.end()) > self.limits.header_bytes:
                 self._wait_for_head(data)
                 return events
             self._buffer = b""
             self._scanned = 0
-            head = self._start(data[: end + 4], self)
-            if len(head.headers) > self._limits.header_fields:
-                raise ProtocolError(431, f"more than {self._limits.header_fields} header fields")
+            head = self._start(data[:end], self)
             events.append(head)
             if head.status >= 200 or head.status == 101 or not head.status:
                 break
             if len(events) > MAX_INTERIM:
                 raise ProtocolError(502, "too many interim responses")
-            data = data[end + 4 :]  # an interim response is no message of its own
+            data = data[end:]  # an interim response is no message of its own
             if not data:
                 return events
         framing = head.framing
         if framing == "none" or (framing == "length" and not head.length):
             self._done = True
-            self._buffer = data[end + 4 :]
-            events.append(_END)
+            if len(data) > end:
+                self._buffer = data[end:]
+                if head.method and not head.upgrade and not _MAY_BEGIN(self._buffer):
+                    raise ProtocolError(400, "what follows the request is none")
+            events.append(END)
             return events
-        self._body = (
-            _Length(head.length) if framing == "length" else _Chunked(self._limits.header_bytes) if framing == "chunked" else _Close()
-        )
-        if len(data) > end + 4:
-            self._receive_body(data[end + 4 :], events)
+        if framing == "length":
+            self._body = Length(head.length)
+        elif framing == "chunked":
+            self._body = Chunked(self.limits.header_bytes)
+        else:
+            self._body = UntilClose()
+        if len(data) > end:
+            self._receive_body(data[end:], events)
         return events
 
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        """RFC 9112 section 2.2: empty lines before a start line are skipped (some clients end a body with one too many)."""
+        at = 0
+        while data.startswith(b"\r\n", at):
+            at += 2
+        self._skipped += at
+        if self._skipped > MAX_SKIPPED:
+            raise ProtocolError(400, "only empty lines come")
+        return data[at:]
+
     def _wait_for_head(self, data: bytes) -> None:
-        if len(data) > self._limits.header_bytes:
-            raise ProtocolError(431, f"the header block is longer than {self._limits.header_bytes} bytes")
+        if len(data) > self.limits.header_bytes:
+            raise ProtocolError(431, f"the header block is longer than {self.limits.header_bytes} bytes")
         seen = self._scanned
         if seen and data[seen - 1] == 13:  # the CR of a CRLF that was cut in two
             seen -= 1
-        if len(data[seen:].translate(None, _CONTROL)) != len(data) - seen:  # a TLS handshake, say: it would wait for ever
+        if len(data[seen:].translate(None, CONTROL)) != len(data) - seen:  # a TLS handshake, say: it would wait for ever
             raise ProtocolError(400, "a control byte in the head")
-        if data.count(b"\n", seen) != data.count(b"\r\n", seen):  # no blank line would ever come
-            raise ProtocolError(400, "a line ends in a bare line feed")
+        ends = data.count(b"\r\n", seen)
+        if data.count(b"\n", seen) != ends or data.count(b"\r", seen, len(data) - 1) > ends:  # no blank line would ever come
+            raise ProtocolError(400, "a line does not end in CRLF")
         self._buffer = data
         self._scanned = 0 if data == b"\r" else len(data)
 
@@ -267,269 +191,9 @@ def response_reader(limits: Limits) -> Reader:
     return Reader(_parse_response, limits)
 
 
-# Heads
-
-
-def _skip_empty_lines(data: bytes) -> bytes:
-    """RFC 9112 section 2.2: empty lines before a start line are skipped (some clients end a body with one too many)."""
-    at = 0
-    while data.startswith(b"\r\n", at):
-        at += 2
-    if data.startswith(b"\n", at):
-        raise ProtocolError(400, "a line ends in a bare line feed")
-    return data[at:]
-
-
-def _fields(block: bytes, parser: type[httptools.HttpRequestParser | httptools.HttpResponseParser]) -> Head:
-    """The header fields of a whole head (start line to blank line), by llhttp and our guards around it."""
-    flat = block.replace(b"\r\n", b"")
-    lines = (len(block) - len(flat)) >> 1
-    if len(flat.translate(None, _FORBIDDEN)) != len(flat):
-        if len(flat.translate(None, b"\r\n")) != len(flat):
-            raise ProtocolError(400, "a line does not end in CRLF")
-        raise ProtocolError(400, "a control byte in the head")
-    headers: list[tuple[bytes, bytes]] = []
-    append = headers.append
-    try:
-        parser(_Collector(lambda *field: append(field))).feed_data(block)
-    except httptools.HttpParserUpgrade:
-        pass  # an upgrade is the caller's matter
-    except httptools.HttpParserError as error:
-        raise ProtocolError(400, f"malformed head: {error}") from None
-    if len(headers) != lines - 2:
-        raise ProtocolError(400, "malformed head")
-    head = Head(headers, [name.lower() for name, _ in headers])
-    head.size = len(block)
-    return head
-
-
 def _parse_request(block: bytes, reader: Reader) -> Head:
-    head = _fields(block, httptools.HttpRequestParser)
-    line = block[: block.find(b"\r\n")]
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        raise ProtocolError(400, "malformed request line")
-    head.method, head.target, head.version = parts
-    if head.version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        raise ProtocolError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    if head.method in (b"CONNECT", b"TRACE"):
-        raise ProtocolError(405, f"{head.method.decode()} is refused")  # TRACE would echo credentials (RFC 9110 section 9.3.8)
-    lengths, codings, hosts = _survey(head)
-    if len(hosts) > 1 or (not hosts and head.version == b"HTTP/1.1"):
-        raise ProtocolError(400, "exactly one Host header is needed (RFC 9112 section 3.2)")
-    if hosts and len(hosts[0].translate(None, _HOST_BAD)) != len(hosts[0]):
-        raise ProtocolError(400, "invalid Host header")
-    if codings:
-        if lengths or head.version == b"HTTP/1.0":
-            raise ProtocolError(400, "ambiguous framing: Transfer-Encoding with Content-Length or HTTP/1.0")
-        if codings != [b"chunked"]:
-            raise ProtocolError(501 if codings[-1:] == [b"chunked"] else 400, "only the transfer coding chunked is understood")
-        head.framing = "chunked"
-    elif lengths:
-        head.framing, head.length = "length", _length(lengths, 400)
-    if head.expect and head.expect.lower() != b"100-continue":
-        raise ProtocolError(417, "unknown expectation")
-    if head.upgrade and (head.method != b"GET" or head.version != b"HTTP/1.1" or head.framing == "chunked" or head.length):
-        head.upgrade = b""  # no handshake (RFC 6455 section 4.1), and a body must keep its framing
-    return head
+    return parse_request(block, reader.limits.header_fields)
 
 
 def _parse_response(block: bytes, reader: Reader) -> Head:
-    try:
-        head = _fields(block, httptools.HttpResponseParser)
-    except ProtocolError as error:
-        raise ProtocolError(502, str(error)) from None
-    line = block[: block.find(b"\r\n")]
-    head.version, head.reason = line[:8], line[13:]
-    if head.version not in (b"HTTP/1.1", b"HTTP/1.0") or line[8:9] != b" " or not line[9:12].isdigit() or line[12:13] not in (b"", b" "):
-        raise ProtocolError(502, "malformed status line")
-    head.status = status = int(line[9:12])
-    if status < 100 or status > 599:
-        raise ProtocolError(502, f"status {status} is no HTTP status")
-    lengths, codings, _ = _survey(head)
-    if codings and (lengths or head.version == b"HTTP/1.0" or codings != [b"chunked"]):
-        raise ProtocolError(502, "ambiguous framing: Transfer-Encoding with Content-Length, another coding or HTTP/1.0")
-    length = _length(lengths, 502) if lengths else 0
-    if status < 200 or status == 204 or status == 304 or reader.request_method == b"HEAD":
-        head.framing = "none"
-    elif codings:
-        head.framing = "chunked"
-    elif lengths:
-        head.framing, head.length = "length", length
-    else:
-        head.framing, head.keep_alive = "close", False
-    return head
-
-
-def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """One look over the header names: Content-Length values, transfer codings, Host values; the rest goes into `head`."""
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    hosts: list[bytes] = []
-    upgrade = b""
-    for index, name in enumerate(head.names):
-        if name not in _SURVEYED:
-            continue
-        value = head.headers[index][1].strip(b" \t")
-        if name == b"content-length":
-            lengths.append(value)
-        elif name == b"connection":
-            head.connection += [token.strip(b" \t").lower() for token in value.split(b",")]
-        elif name == b"host":
-            hosts.append(value)
-        elif name == b"transfer-encoding":
-            codings += [token.strip(b" \t").lower() for token in value.split(b",")]
-        elif name == b"expect":
-            head.expect = value
-        else:
-            upgrade = value
-    if head.version == b"HTTP/1.0":
-        head.keep_alive = b"keep-alive" in head.connection
-    elif head.connection:
-        head.keep_alive = b"close" not in head.connection
-    if upgrade and b"upgrade" in head.connection:
-        head.upgrade = upgrade.lower()
-    return lengths, codings, hosts
-
-
-_SURVEYED: Final = frozenset((b"content-length", b"connection", b"host", b"transfer-encoding", b"expect", b"upgrade"))
-
-
-def _length(values: list[bytes], status: int) -> int:
-    value = values[0]
-    if len(values) > 1 or not value.isdigit() or len(value) > 19 or int(value) > MAX_LENGTH:
-        raise ProtocolError(status, "invalid or repeated Content-Length")
-    return int(value)
-
-
-# Bodies: each tells how many bytes of `data` are its own, and appends what they are
-
-
-class _Length:
-    __slots__ = ("ended", "left")
-
-    def __init__(self, length: int) -> None:
-        self.left = length
-        self.ended = False
-
-    def receive(self, data: bytes, events: list[Event]) -> int:
-        size = len(data)
-        if size < self.left:
-            self.left -= size
-            events.append(Data(data, [data]))
-            return size
-        used, self.left, self.ended = self.left, 0, True
-        if used < size:
-            data = data[:used]
-        events.append(Data(data, [data]))
-        events.append(_END)
-        return used
-
-
-class _Close:
-    __slots__ = ("ended",)
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    def receive(self, data: bytes, events: list[Event]) -> int:
-        events.append(Data(data, [data]))
-        return len(data)
-
-
-class _Chunked:
-    """The chunked coding (RFC 9112 section 7.1), read strictly: CRLF only, plain hexadecimal sizes, no control bytes.
-
-    What is accepted goes on as it came; an unfinished size line, the last chunk and the trailers are held until they are whole.
-    """
-
-    __slots__ = ("_held", "_left", "_limit", "_state", "ended")
-
-    def __init__(self, limit: int) -> None:
-        self.ended = False
-        self._held = b""
-        self._left = 0
-        self._limit = limit
-        self._state: Literal["size", "data", "crlf", "trailers"] = "size"
-
-    def receive(self, data: bytes, events: list[Event]) -> int:
-        held = len(self._held)
-        if held:
-            data, self._held = self._held + data, b""
-        at, size = 0, len(data)
-        payload: list[bytes] = []
-        while at < size and self._state != "trailers":
-            if self._state == "size":
-                end = data.find(b"\n", at, at + MAX_CHUNK_LINE)
-                if end < 0:
-                    if size - at >= MAX_CHUNK_LINE:
-                        raise ProtocolError(400, "a chunk-size line is too long")
-                    self._held = data[at:]
-                    break
-                self._left = _chunk_size(data[at : end + 1])
-                if not self._left:
-                    self._state = "trailers"
-                    break
-                self._state = "data"
-                at = end + 1
-            elif self._state == "data":
-                piece = data[at : at + self._left]
-                payload.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                if not self._left:
-                    self._state, self._left = "crlf", 2
-            else:
-                piece = data[at : at + self._left]
-                if piece != b"\r\n"[2 - self._left :][: len(piece)]:
-                    raise ProtocolError(400, "a chunk is not followed by CRLF")
-                at += len(piece)
-                self._left -= len(piece)
-                if not self._left:
-                    self._state = "size"
-        if at:
-            events.append(Data(data[:at], payload))
-        if self._state == "trailers":
-            return self._last(data, at, events) - held
-        return size - held
-
-    def _last(self, data: bytes, at: int, events: list[Event]) -> int:
-        """The last chunk's line, the trailer section and the blank line, from `at` on."""
-        first = data.find(b"\n", at) + 1
-        if data[first : first + 2] == b"\r\n":
-            end = first + 2
-            trailers = b""
-        else:
-            end = data.find(b"\r\n\r\n", first) + 4
-            if end < 4:
-                if len(data) - first > self._limit:
-                    raise ProtocolError(431, "the trailer section is too long")
-                self._held = data[at:]
-                return len(data)
-            trailers = _trailers(data[first : end - 2])
-        self.ended = True
-        events.append(End(b"0\r\n" + trailers + b"\r\n"))
-        return end
-
-
-def _chunk_size(line: bytes) -> int:
-    digits, _, extension = line[:-2].partition(b";")
-    if line[-2:] != b"\r\n" or not 0 < len(digits) <= 16 or not _HEX.issuperset(digits):
-        raise ProtocolError(400, "malformed chunk size")
-    if extension and (b"\r" in extension or len(extension.translate(None, _CONTROL)) != len(extension)):
-        raise ProtocolError(400, "a control byte in a chunk extension")
-    size = int(digits, 16)
-    if size > MAX_LENGTH:
-        raise ProtocolError(400, "a chunk is too large")
-    return size
-
-
-def _trailers(block: bytes) -> bytes:
-    """The trailer lines as they came, or nothing when one of them has no business in a trailer. They stay trailers, never headers."""
-    for line in block.split(b"\r\n")[:-1]:
-        name, colon, value = line.partition(b":")
-        if not colon or not _NAME(name) or b"\n" in value or b"\r" in value or len(value.translate(None, _CONTROL)) != len(value):
-            raise ProtocolError(400, "malformed trailer")
-        if name.lower() in _TRAILER_BAD:
-            return b""
-    return block
+    return parse_response(block, reader.limits.header_fields, reader.request_method)
