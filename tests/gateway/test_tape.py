@@ -297,7 +297,7 @@ def test_the_last_flush_tells_of_losses_even_without_room() -> None:
 
 def test_parts_of_many_exchanges_together_are_bounded() -> None:
     rig = Rig()
-    rig.player = Player(rig.recorder, CaptureLimits(), {"openai": UPSTREAM}, rig._lose, most=100_000)
+    rig.player = Player(rig.recorder, CaptureLimits(), {"openai": UPSTREAM}, rig._lose, rig.declined.append, most=100_000)
     tellers = [told for number in range(20) if (told := opened(rig.tape, id=new_id(number))) is not None]
     for told in tellers:
         told.request_data([b"x" * 9_000], 100.0)
