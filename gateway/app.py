@@ -47,6 +47,7 @@ def create_relay(settings: Settings, recording: Recording | None, access_log: Ac
         read_timeout=settings.read_timeout,
         connect_timeout=settings.connect_timeout,
         handshake_timeout=settings.handshake_timeout,
+        allow_unrecorded=settings.allow_unrecorded,
         idle_timeout=settings.idle_timeout,
         access_log=access_log,
     )
@@ -80,6 +81,7 @@ def create_app(relay: Relay, keeper: Keeper | None, on_ready: Callable[[], None]
                 "tasks": len(asyncio.all_tasks()),
                 "refused_requests": counters.refused,
                 "capture_errors": counters.capture_errors,
+                "declined": counters.declined,
                 "unread_bytes": keeper.tape.unread if keeper is not None else 0,
                 "lost_exchanges": keeper.tape.lost if keeper is not None else 0,
                 "archive": dataclasses.asdict(stats) if stats is not None else None,

@@ -111,6 +111,12 @@ class Settings:
     viewer_hosts: str | None = _setting(None, "Further names the viewer is reached by, NAME:PORT, separated by commas.")
     archive: Path = _setting(_ARCHIVE, "Folder the recordings are written to; made when it does not exist.", kind="path")  # noqa: RUF009 - a Path does not change
     record: bool = _setting(True, "Record what passes. Off, the gateway only relays.", kind="switch")
+    allow_unrecorded: bool = _setting(
+        True,
+        "Let a client keep a call out of the record, with `x-verbatim-record: none`; how many do is recorded.",
+        kind="switch",
+        live=True,
+    )
     default_route: str | None = _setting(
         None, "Route that takes paths no route's name begins, such as a bare /v1/chat/completions.", live=True
     )
