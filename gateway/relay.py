@@ -127,7 +127,7 @@ class Relay:
         at = time.time()
         raw = new_id(int(at * 1000))
         ask, kept, capture = None, control.NOTHING.record, None
-        if control.PREFIX in b",".join(head.names):
+        if head.reserved:
             ask = control.read(head.headers, may_decline=self.allow_unrecorded)
             kept = ask.record
         if self.recording is not None:
