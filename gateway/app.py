@@ -22,6 +22,7 @@ from gateway import __version__, memory
 from gateway.capture import Recording
 from gateway.errors import GatewayError, answer
 from gateway.front import front_of
+from gateway.guard import Guard
 from gateway.keeper import Keeper
 from gateway.logs import AccessLog
 from gateway.relay import Relay
@@ -49,6 +50,9 @@ def create_relay(settings: Settings, recording: Recording | None, access_log: Ac
         handshake_timeout=settings.handshake_timeout,
         allow_unrecorded=settings.allow_unrecorded,
         idle_timeout=settings.idle_timeout,
+        guard=Guard(settings.relay_token, settings.allow_origins),
+        half_close=settings.half_close,
+        max_streams=settings.max_streams,
         access_log=access_log,
     )
 

@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.front import Front
-from gateway.serving import base_url, environment_lines, listen
+from gateway.serving import base_url, base_with_token, environment_lines, listen
 from gateway.supervisor import python_command
 
 __all__ = ["GatewayFailed", "environment", "gateway_version", "new_session", "own_gateway", "run", "viewer_answers"]
@@ -51,14 +51,17 @@ def new_session(now: float) -> str:
     return time.strftime("run-%Y%m%dT%H%M%SZ-", time.gmtime(now)) + secrets.token_hex(3)
 
 
-def environment(gateway: str, session: str, outer: Mapping[str, str], trust: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(
+    gateway: str, session: str, outer: Mapping[str, str], trust: Mapping[str, str] | None = None, *, token: str | None = None
+) -> dict[str, str]:
     """`outer` and what makes SDKs speak through `gateway` in the name of `session`.
 
     The session is in the path, which every client keeps; where an SDK takes headers from the environment (openai, anthropic and the
     programs on them), also in a header. Proxies are told to leave the gateway alone. `trust`: see `gateway.front.trust_variables`.
+    `token`: the gateway's `relay_token`; it goes into the path, too.
     """
     inner = {**outer, **(trust or {})}
-    for line in environment_lines(f"{gateway}/~{session}"):
+    for line in environment_lines(f"{base_with_token(gateway, token)}/~{session}"):
         variable, _, value = line.partition("=")
         inner[variable] = value
     inner["OPENAI_API_BASE"] = inner["OPENAI_BASE_URL"]  # openai before 1.0, LiteLLM, LangChain

@@ -6,7 +6,6 @@ What is no route of ours goes on to the Starlette app. Routing, records and upst
 from __future__ import annotations
 
 import asyncio
-import select
 import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,15 +15,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from archive.record import id_text, new_id
-from gateway.errors import GatewayError, answer, reason_phrase
+from gateway import peer
+from gateway.errors import GatewayError, answer, answer_head
 from gateway.exchange import AHEAD, Exchange
+from gateway.guard import without_token
+from gateway.routes import Target
 from gateway.upstream import FULL_READ, TURN, reset_at_close
 from gateway.wire import Data, End, Event, Head, ProtocolError, request_reader
 
 if TYPE_CHECKING:
     from gateway.relay import Relay
 
-__all__ = ["ClientConnection"]
+__all__ = ["ClientConnection", "SurplusConnection"]
 
 IDLE: Final = 75.0
 """Seconds a client's connection is kept open between requests: nginx's keepalive_timeout; SDK pools give up sooner by themselves."""
@@ -36,12 +38,16 @@ LINGER: Final = 2.0
 AHEAD_LIMIT: Final = 64 << 10
 """Bytes of pipelined requests kept while one is answered. Reading goes on up to here so that the client's leaving is noticed."""
 
+LOOK_AGAIN: Final = (0.02, 0.25)
+"""Seconds until a client that has finished sending is looked at again, the first time and later: some close right after shutdown(), and
+of one that closes while it waits no packet tells."""
+
 
 class ClientConnection(asyncio.Protocol):
     """One client's connection. One exchange at a time; requests sent ahead wait in the reader."""
 
     __slots__ = (
-        "_app_state", "_config", "_connections", "_holds", "_lingering", "_relay", "_since", "_state",
+        "_app_state", "_config", "_connections", "_finished", "_holds", "_lingering", "_relay", "_since", "_state",
         "address", "closing", "exchange", "reader", "transport", "writable",
     )  # fmt: skip
 
@@ -58,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         self._app_state = app_state
         self._connections = cast("set[Any]", server_state.connections)  # uvicorn asks each to shut down
         self._holds = 0
+        self._finished = False  # the client sends no more, and waits for its answer
         self._lingering = False
         self._since = 0.0  # since when a head, the next request or the linger's end is awaited
 
@@ -94,8 +101,35 @@ class ClientConnection(asyncio.Protocol):
         elif self.reader.waiting > AHEAD_LIMIT:
             self.hold(AHEAD, True)
 
-    def eof_received(self) -> None:
-        return None  # the transport closes: a client that has closed its side is taken to have left (see README, limits)
+    def eof_received(self) -> bool | None:
+        """The client sends no more: it has left, or only finished sending and waits for its answer (a TCP half-close)."""
+        exchange = self.exchange
+        if exchange is None or exchange.tunnel or not exchange.request_done or not self._reads_on(exchange):
+            return None  # the transport closes, and the exchange is told
+        self._finished = True
+        self._relay.loop.call_later(LOOK_AGAIN[0], self._look)
+        return True
+
+    def _reads_on(self, exchange: Exchange) -> bool:
+        """Whether a client that sends no more may still read its answer.
+
+        Never one that said it would send more (`Connection: keep-alive`, as SDKs do): behind a forwarder such as `ssh -L` their leaving
+        looks like a half-close, and goes on costing tokens. TLS has no half-close here: asyncio ends the connection.
+        """
+        rule = self._relay.half_close
+        if rule == "leave" or not self.transport.can_write_eof() or peer.broken(self.transport):
+            return False
+        return rule == "wait" or (not exchange.keeps_alive and peer.still_held(self.transport))
+
+    def _look(self) -> None:
+        """Has a client that finished sending left meanwhile? Nothing comes from it any more that would tell."""
+        exchange = self.exchange
+        if exchange is None or self.transport.is_closing():
+            return
+        if self._reads_on(exchange):
+            self._relay.loop.call_later(LOOK_AGAIN[1], self._look)
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
@@ -125,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
     def hold(self, why: int, on: bool) -> None:
         """Stop reading from the socket for the reason `why` (a bit), or drop that reason; without any, reading goes on."""
         before, self._holds = self._holds, self._holds | why if on else self._holds & ~why
-        if bool(before) != bool(self._holds) and not self.transport.is_closing():
+        if bool(before) != bool(self._holds) and not (self._finished or self.transport.is_closing()):
             (self.transport.pause_reading if self._holds else self.transport.resume_reading)()
 
     def reset(self) -> None:
@@ -152,6 +186,12 @@ class ClientConnection(asyncio.Protocol):
         if self.closing:
             self.transport.close()
             return
+        self._next()
+
+    def _next(self) -> None:
+        """On to what is here of the next request."""
+        if self.closing:
+            return
         try:
             events = self.reader.next()
         except ProtocolError as error:
@@ -159,6 +199,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if events:
             self._run(events)
+        if self._finished and self.exchange is None and self.transport.get_protocol() is self:  # all it sent has been answered
+            self.transport.close()
 
     def tick(self, now: float) -> None:
         """Timeouts, about once a second."""
@@ -167,8 +209,9 @@ class ClientConnection(asyncio.Protocol):
             if self.exchange is None and now - self._since > LINGER:
                 transport.abort()
         elif self.exchange is not None:
-            if self._holds and not transport.is_closing() and _has_left(transport):
-                transport.abort()  # while it is not read its leaving does not show otherwise
+            unseen = self._holds and not (self._finished or transport.is_closing())  # while it is not read its leaving does not show
+            if unseen and peer.finished(transport) and not self._reads_on(self.exchange):
+                transport.abort()
         elif now - self._since > (self._relay.header_timeout if self.reader.waiting and not self.closing else IDLE):
             if transport.is_closing():  # what is left of the answer finds no taker
                 transport.abort()
@@ -189,17 +232,50 @@ class ClientConnection(asyncio.Protocol):
                     out.append(event.raw)
             else:
                 assert type(event) is Head
-                target = self._relay.routes.resolve(event.target)
-                if target is None:
-                    self._own_page(event, events)
-                    return
-                self.exchange = exchange = self._relay.open(self, event, target)
+                relay = self._relay
+                target = relay.routes.resolve(event.target)
+                if target is None or relay.guard.wants(event) or len(relay.exchanges) >= relay.max_streams:
+                    target = self._admit(event, events)
+                    if target is None:
+                        return
+                self.exchange = exchange = relay.open(self, event, target)
                 out.append(exchange.start())
         if exchange is None or exchange.over:
             return
         if out:
             exchange.send(out)
         exchange.sent(events, perf_counter())
+
+    def _admit(self, head: Head, events: list[Event]) -> Target | None:
+        """Where a request goes that is not simply to be relayed; None where it has been dealt with: refused, or a page of our own."""
+        relay = self._relay
+        failure = relay.guard.refusal(head)  # takes the token off the head
+        target = relay.routes.resolve(head.target)
+        if failure is not None:
+            relay.refused(failure)
+        elif target is None:
+            self._own_page(head, events)
+            return None
+        elif len(relay.exchanges) >= relay.max_streams:
+            relay.counters.overloaded += 1
+            failure = GatewayError(503, "overloaded", f"{relay.max_streams} exchanges are under way, as many as max_streams allows")
+        else:
+            return target
+        self._turn_away(head, events, failure, target)
+        return None
+
+    def _turn_away(self, head: Head, events: list[Event], failure: GatewayError, target: Target | None) -> None:
+        """Answer at once, with no record, no upstream and no look at the body's rest."""
+        fields, body = answer(failure, "openai" if target is None else target.route.shape, "")
+        if head.keep_alive and not self.closing and type(events[-1]) is End and self.reader.waiting <= AHEAD_LIMIT:
+            self._relay.loop.call_soon(self._next)  # not now: what was sent ahead may be turned away, too, a thousand deep
+        else:
+            self.closing = True
+            fields.append((b"connection", b"close"))
+        self.transport.write(answer_head(failure, fields) + (b"" if head.method == b"HEAD" else body))
+        if self.closing:
+            self.linger()
+            self._finish_writing()
 
     def _own_page(self, head: Head, events: list[Event]) -> None:
         """Not for an upstream: this request and the connection belong to the Starlette app now, under uvicorn's own protocol class.
@@ -212,7 +288,7 @@ class ClientConnection(asyncio.Protocol):
         self.reader.detach()
         self._connections.discard(self)
         self._relay.connections.discard(self)
-        protocol = HttpToolsProtocol(self._config, self._state, self._app_state, self._relay.loop)
+        protocol = _OwnPage(self._config, self._state, self._app_state, self._relay.loop)
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
         protocol.data_received(b"\r\n".join(lines) + b"".join(raw))
@@ -224,9 +300,10 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.bad_request(str(error))
             return
-        fields, body = answer(GatewayError(error.status, "bad_request", str(error)), "openai", id_text(new_id(int(time.time() * 1000))))
-        lines = [b"HTTP/1.1 %d %b" % (error.status, reason_phrase(error.status)), *[name + b": " + value for name, value in fields]]
-        self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", b""]) + body)
+        failure = GatewayError(error.status, "bad_request", str(error))
+        fields, body = answer(failure, "openai", id_text(new_id(int(time.time() * 1000))))
+        fields.append((b"connection", b"close"))
+        self.transport.write(answer_head(failure, fields) + body)
         self.linger()
         self._finish_writing()
 
@@ -235,8 +312,22 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write_eof()
 
 
-def _has_left(transport: asyncio.Transport) -> bool:
-    """Whether the peer has closed or broken a connection that is not read just now."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # errors and hang-ups are always told
-    return bool(poll.poll(0))
+class SurplusConnection(ClientConnection):
+    """A connection beyond what this process's descriptors allow: its first request is answered with 503, and it ends."""
+
+    __slots__ = ()
+
+    def _run(self, events: list[Event]) -> None:
+        head = events[0]
+        assert isinstance(head, Head)  # what follows is thrown away
+        self.closing = True
+        self._relay.counters.overloaded += 1
+        failure = GatewayError(503, "overloaded", "the gateway has no file descriptors left for further connections")
+        self._turn_away(head, events, failure, self._relay.routes.resolve(without_token(head.target)[0]))
+
+
+class _OwnPage(HttpToolsProtocol):
+    """uvicorn's protocol for one request, which it answers although the client has finished sending."""
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        return True if self.transport.can_write_eof() else None

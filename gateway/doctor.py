@@ -28,7 +28,7 @@ from gateway.child import gateway_version, viewer_answers
 from gateway.front import front_of
 from gateway.logs import one_line
 from gateway.routes import Route
-from gateway.serving import listen
+from gateway.serving import is_exposed, listen
 from gateway.settings import Settings, SettingsError
 from gateway.values import show_bytes
 
@@ -60,6 +60,9 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     """Look at TLS, ports, disk, the seals' key, an archive's round trip, every upstream and the clock, in turn. Blocks; raises nothing."""
     yield from _front(settings, now())
     yield _port(settings.host, settings.port, "port", secure=settings.tls_cert is not None)
+    if is_exposed(settings.host) and settings.relay_token is None:
+        text = f"whoever reaches {settings.host} over the network can use the gateway, with upstreams that need no key as well"
+        yield Finding("warn", "exposure", text, "set relay_token, or listen on 127.0.0.1")
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
     yield from _disk(settings, now())

@@ -17,7 +17,7 @@ from gateway import headers
 from gateway.boundary import GOODBYE, Boundary
 from gateway.capture import Told
 from gateway.control import WARNING, Ask
-from gateway.errors import GatewayError, answer, reason_phrase
+from gateway.errors import GatewayError, answer, answer_head, reason_phrase
 from gateway.frames import Side
 from gateway.routes import Target
 from gateway.upstream import Connection
@@ -139,6 +139,11 @@ class Exchange:
     def _warning(self) -> bytes:
         """What of the client's wishes could not be used, for the response."""
         return self.ask.warning if self.ask is not None else b""
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the client said that it would use its connection again."""
+        return b"keep-alive" in self._head.connection
 
     # From the client to the upstream
 
@@ -474,10 +479,9 @@ class Exchange:
             client.closing = True
             fields.append((b"connection", b"close"))
         self._status = failure.status
-        lines = [b"HTTP/1.1 %d %b" % (failure.status, phrase), *[name + b": " + value for name, value in fields], b"", b""]
         if self._head.method == b"HEAD":
             body = b""
-        client.transport.write(b"\r\n".join(lines) + body)
+        client.transport.write(answer_head(failure, fields) + body)
         self.response_bytes += len(body)
         if self.capture is not None:
             try:

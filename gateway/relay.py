@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -19,8 +21,10 @@ from uvicorn.server import ServerState
 from archive.record import Client, EndReason, Upstream, id_text, new_id
 from gateway import control
 from gateway.capture import Recording
-from gateway.client import ClientConnection
+from gateway.client import ClientConnection, SurplusConnection
+from gateway.errors import GatewayError
 from gateway.exchange import Exchange
+from gateway.guard import Guard
 from gateway.logs import AccessLog
 from gateway.redaction import redact_target
 from gateway.routes import Route, Routes, Target
@@ -37,6 +41,12 @@ TICK: Final = 1.0
 FLUSH: Final = 0.5
 """Seconds the last bytes to clients may take when Verbatim stops."""
 
+SPARE: Final = 64
+"""File descriptors kept from clients: for the records, and to say to whom there is none left that it is so."""
+
+SAID: Final = 20
+"""Different web origins whose refusal is logged; those after that are counted."""
+
 
 @dataclass(slots=True)
 class Counters:
@@ -45,12 +55,14 @@ class Counters:
     exchanges: int = 0
     failed: int = 0
     refused: int = 0
+    overloaded: int = 0
+    """Requests answered with 503 at once: beyond `max_streams`, or beyond the descriptors there are."""
     capture_errors: int = 0
     declined: int = 0
     """Not recorded, at their clients' wish."""
 
 
-RUNNING: Final = frozenset({"recording", "pool", "counters", "exchanges", "connections", "loop", "_timer"})
+RUNNING: Final = frozenset({"recording", "pool", "counters", "exchanges", "connections", "loop", "max_connections", "_said", "_timer"})
 """What of a relay is not settings: `take_over` leaves it alone."""
 
 
@@ -68,6 +80,9 @@ class Relay:
         connect_timeout: float,
         handshake_timeout: float = 30.0,
         idle_timeout: float,
+        guard: Guard | None = None,
+        half_close: Literal["auto", "wait", "leave"] = "auto",
+        max_streams: int = 0,
         allow_unrecorded: bool = True,
         access_log: AccessLog | None = None,
     ) -> None:
@@ -77,6 +92,10 @@ class Relay:
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
         self.handshake_timeout = handshake_timeout
+        self.guard = guard or Guard()
+        self.half_close = half_close
+        self.max_streams = max_streams or sys.maxsize
+        self.max_connections = sys.maxsize
         self.allow_unrecorded = allow_unrecorded
         self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout, second=_second(routes))
         self.counters = Counters()
@@ -84,12 +103,16 @@ class Relay:
         self.connections: set[ClientConnection] = set()
         self.upstreams = {name: Upstream(name, route.url) for name, route in routes.routes.items()}
         self._access_log = access_log
+        self._said: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
 
     def start(self) -> None:
         """Begin ticking on the running loop."""
         self.loop = asyncio.get_running_loop()
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
+            self.max_connections = max(descriptors - SPARE, SPARE)
         self._timer = self.loop.call_later(TICK, self._tick)
 
     async def stop(self) -> None:
@@ -120,7 +143,8 @@ class Relay:
 
     def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None) -> ClientConnection:
         """What uvicorn calls for each connection."""
-        return ClientConnection(self, config, server_state, app_state)
+        kind = ClientConnection if len(self.connections) < self.max_connections else SurplusConnection
+        return kind(self, config, server_state, app_state)
 
     def open(self, client: ClientConnection, head: Head, target: Target) -> Exchange:
         """A new exchange for a request."""
@@ -144,6 +168,13 @@ class Relay:
         self.exchanges.add(exchange)
         self.counters.exchanges += 1
         return exchange
+
+    def refused(self, failure: GatewayError) -> None:
+        """A request was turned away: count it; of web pages, whose users have no other way to find out why, a line is logged."""
+        self.counters.refused += 1
+        if failure.code == "origin_refused" and failure.message not in self._said and len(self._said) < SAID:
+            self._said.add(failure.message)
+            log.warning("refused: %s", failure.message)
 
     def finished(self, exchange: Exchange, reason: EndReason, head: Head, status: int, now: float) -> None:
         """An exchange is over: count it, and log its line."""

@@ -29,7 +29,7 @@ from gateway.redaction import RULES_HASH
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import Supervisor, python_command
 
-__all__ = ["base_url", "environment_lines", "listen", "serve", "url_of", "viewer_url"]
+__all__ = ["base_url", "base_with_token", "environment_lines", "is_exposed", "listen", "serve", "url_of", "viewer_url"]
 
 log = logging.getLogger("verbatim.serve")
 
@@ -81,6 +81,11 @@ def viewer_url(listener: socket.socket, token: str) -> str:
     return f"{base_url(listener)}/?token={quote(token, safe='')}"
 
 
+def base_with_token(gateway: str, token: str | None) -> str:
+    """The gateway's URL for SDKs that can be told nothing else, with `token` before the path where there is one."""
+    return f"{gateway}/~~{token}" if token else gateway
+
+
 def environment_lines(gateway: str) -> list[str]:
     """What to set so that the providers' own SDKs speak through `gateway`."""
     return [
@@ -115,7 +120,7 @@ def serve(
         stack.callback(listener.close)
         gateway = base_url(listener, front)
         viewer = stack.enter_context(listen(settings.viewer_host, settings.viewer_port, "viewer_port")) if settings.viewer else None
-        _warn_of_exposure(listener, viewer)
+        _warn_of_exposure(listener, viewer, guarded=settings.relay_token is not None)
         logs.configure(settings.log_level)
         stack.callback(logs.stop)
         token = settings.viewer_token or secrets.token_urlsafe(32)
@@ -140,7 +145,7 @@ def serve(
                 click.echo(_greeting(settings, gateway, front, viewer_url(viewer, token) if viewer is not None else None, demo=demo))
                 sys.stdout.flush()
             if demo:
-                sow(gateway, front)
+                sow(base_with_token(gateway, settings.relay_token), front)
 
         app.run(settings, sockets=[listener], keeper=keeper, on_ready=ready)
 
@@ -154,7 +159,7 @@ def _greeting(settings: Settings, gateway: str, front: Front | None, viewer: str
         f"  archive  {recordings}",
         "",
         "Point your SDKs at it (the demo takes any key):" if demo else "Point your SDKs at it:",
-        *(f"  export {line}" for line in environment_lines(gateway)),
+        *(f"  export {line}" for line in environment_lines(base_with_token(gateway, settings.relay_token and "$VERBATIM_RELAY_TOKEN"))),
     ]
     if front is not None and front.authority is not None:
         file = shlex.quote(str(front.file.absolute()))
@@ -219,11 +224,19 @@ def _caretaker(settings: Settings) -> Supervisor:
     return Supervisor("caretaker", python_command("gateway.caretaker", str(settings.archive.absolute()), *options))
 
 
-def _warn_of_exposure(*listeners: socket.socket | None) -> None:
-    names = {listener.getsockname()[0] for listener in listeners if listener is not None}
-    exposed = sorted(name for name in names if not (name.startswith("127.") or name == "::1"))
-    if exposed:
-        click.echo(f"Warning: listening on {', '.join(exposed)}: whoever reaches this machine over the network can use it.", err=True)
+def _warn_of_exposure(gateway: socket.socket, viewer: socket.socket | None, *, guarded: bool) -> None:
+    names = {listener.getsockname()[0] for listener in (gateway, viewer) if listener is not None}
+    exposed = sorted(name for name in names if is_exposed(name))
+    if exposed and is_exposed(gateway.getsockname()[0]) and not guarded:
+        why = "whoever reaches this machine over the network can use it, with upstreams that need no key as well; set relay_token"
+        click.echo(f"Warning: listening on {', '.join(exposed)}: {why}.", err=True)
+    elif exposed:
+        click.echo(f"Warning: listening on {', '.join(exposed)}: this machine is reached over the network, with a token only.", err=True)
+
+
+def is_exposed(address: str) -> bool:
+    """Whether others than this machine reach a listener on `address`, a host name or an IP address."""
+    return not (address.startswith("127.") or address in ("::1", "localhost"))
 
 
 def _watch(lifeline: int) -> None:

@@ -56,7 +56,7 @@ def run(session: str | None, command: tuple[str, ...], **flags: Any) -> None:
         if front is not None and front.authority is not None and gateway.startswith("https:"):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="verbatim-trust-"))
             trust = trust_variables(front.authority, Path(folder), os.environ)
-        code = child.run(command, child.environment(gateway, session, os.environ, trust))
+        code = child.run(command, child.environment(gateway, session, os.environ, trust, token=settings.relay_token))
     sys.exit(code)
 
 
