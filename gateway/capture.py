@@ -29,7 +29,7 @@ from archive.record import (
 )
 from gateway.frames import FrameReader, Piece, Side
 from gateway.redaction import redact_headers, redact_target
-from gateway.sessions import known
+from gateway.sessions import known, without
 from gateway.wire import Head
 
 __all__ = ["Capture", "CaptureLimits", "InProcess", "Recording", "Told"]
@@ -217,6 +217,7 @@ class Capture:
         self._redactions += removed
         self._redactions += also
         self._redactions += hidden
+        fields = without(fields, hidden)
         self._request = Request(head.method, target, fields, head.version[5:].decode())
         self._weight += head.size + FIELD * len(head.headers)
         if head.framing != "none":

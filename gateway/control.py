@@ -65,6 +65,8 @@ _EXPECTED: Final[dict[bytes, str]] = {
     b"x-verbatim-metadata": f"one JSON object of up to {MAX_NAMES} strings, numbers, booleans and nulls, in up to {MAX_METADATA} bytes",
     b"x-verbatim-record": "full, metadata or none",
 }
+_OTHERS: Final = frozenset({b"x-verbatim-token"})
+"""Ours, and read elsewhere: whoever knows the token may use the relay (`gateway.guard`)."""
 _NAMED: Final = tuple(name.decode() for name in _EXPECTED)
 _MODES: Final[dict[bytes, Keep]] = {b"full": "full", b"metadata": "metadata", b"none": "none"}
 _FORBIDDEN: Final = "x-verbatim-record was ignored: this gateway records every call"
@@ -119,7 +121,7 @@ def read(fields: Fields, *, may_decline: bool = True) -> Ask:
     if record == "none" and not may_decline:
         record = "full"
         wrong.append(_FORBIDDEN)
-    wrong += [_unknown(name.decode("ascii", "replace")) for name in told]
+    wrong += [_unknown(name.decode("ascii", "replace")) for name in told if name not in _OTHERS]
     return Ask(session, user, tags, metadata, record, _warning(wrong))
 
 

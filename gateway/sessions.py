@@ -17,7 +17,7 @@ from archive.record import Client, Fields, Redaction, Scalar
 from gateway import control
 from gateway.redaction import REDACTED, redact_named, redact_text
 
-__all__ = ["INFERRED", "known"]
+__all__ = ["INFERRED", "known", "without"]
 
 INFERRED: Final = "inferred"
 
@@ -89,6 +89,12 @@ def known(client: Client, names: Sequence[bytes], fields: Fields, route: str) ->
         said.tags = tuple(_kept(tag, "tags", removed) for tag in ask.tags)
         said.metadata = _metadata(ask.metadata, removed)
     return said, removed
+
+
+def without(fields: list[tuple[bytes, bytes]], removed: list[Redaction]) -> list[tuple[bytes, bytes]]:
+    """`fields` without the values in which `known` found what escapes had hidden: where it was removed here, it must not stand there."""
+    hidden = {each.where.replace("client.", "x-verbatim-").encode() for each in removed}
+    return [(name, REDACTED.encode() if name.lower() in hidden else value) for name, value in fields] if hidden else fields
 
 
 def _session(client: Client, told: dict[bytes, str], ask: control.Ask) -> tuple[str | None, str | None]:
