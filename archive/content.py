@@ -10,9 +10,9 @@ import hashlib
 from typing import Final, NamedTuple
 
 from archive.codings import DAMAGE, Stack, TooMuch, codings
-from archive.record import Body
+from archive.record import Body, BodyStream
 
-__all__ = ["DEFAULT_LIMIT", "Slice", "take"]
+__all__ = ["DEFAULT_LIMIT", "Slice", "hashes", "take"]
 
 DEFAULT_LIMIT: Final = 64 << 20
 """Decoded bytes of one body, over all its parts, that are kept; beyond it the bytes stay as they crossed."""
@@ -47,11 +47,19 @@ def take(body: Body, *, last: bool, limit: int = DEFAULT_LIMIT) -> Slice:
     is noticed by its offset.
     """
     state = body.stream.state
-    if state is None and body.ended and not (body.encoding or body.unkept or body.offset):
+    if state is None and body.ended and not (body.encoding or body.unkept or body.offset or body.forwarded):
         return _whole(body)
     if not isinstance(state, _Progress):
         state = body.stream.state = _Progress(body.encoding)
     return state.take(body, last=last or body.ended, limit=limit)
+
+
+def hashes(stream: BodyStream | None) -> tuple[str | None, str | None]:
+    """SHA-256 of a body that was not forwarded as it was received: of both, as far as they are known once its last slice was taken."""
+    state = stream.state if stream is not None else None
+    if not isinstance(state, _Progress) or state.lost:
+        return None, None
+    return state.sha256.hexdigest(), None if state.forwarded is None else state.forwarded.hexdigest()
 
 
 def _whole(body: Body) -> Slice:
@@ -64,10 +72,12 @@ def _whole(body: Body) -> Slice:
 class _Progress:
     """What is remembered from part to part."""
 
-    __slots__ = ("begun", "decoder", "error", "expected", "lost", "sha256", "truncated")
+    __slots__ = ("begun", "decoder", "error", "expected", "forwarded", "lost", "sha256", "truncated")
 
     def __init__(self, encoding: str) -> None:
         self.sha256 = hashlib.sha256()
+        self.forwarded: hashlib._Hash | None = None
+        """Of what was forwarded, from where it is not what was received; None as long as one hash serves both."""
         self.expected = 0
         self.lost = False
         self.truncated = False
@@ -89,6 +99,8 @@ class _Progress:
             self.error = self.error or "lost part"
         data = body.chunks[0] if len(body.chunks) == 1 else b"".join(body.chunks)
         size = len(data)
+        if body.forwarded is not None:
+            self._fork(data, body)
         self.sha256.update(data)
         for chunk in body.unkept:
             self.sha256.update(chunk)
@@ -111,6 +123,18 @@ class _Progress:
             truncated=self.truncated,
             complete=body.ended,
         )
+
+    def _fork(self, data: bytes, body: Body) -> None:
+        """Hash what was forwarded on its own; up to the fork it is what was received."""
+        begin, pieces = body.forwarded or (0, [])
+        if self.forwarded is None:
+            self.forwarded = self.sha256.copy()
+            same = begin - body.offset
+            for piece in (data, *body.unkept):
+                self.forwarded.update(piece[: max(same, 0)])
+                same -= len(piece)
+        for piece in pieces:
+            self.forwarded.update(piece)
 
     def _decode(self, data: bytes, *, last: bool, complete: bool, limit: int) -> bytes:
         """`data` decoded, or `data` itself with `self.error` set."""

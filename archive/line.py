@@ -14,8 +14,22 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from archive.content import DEFAULT_LIMIT, Slice, take
-from archive.record import SCHEMA_VERSION, Body, Client, Fields, Kind, Message, Record, Request, Response, Timing, id_text
+from archive.content import DEFAULT_LIMIT, Slice, hashes, take
+from archive.record import (
+    SCHEMA_VERSION,
+    Body,
+    Client,
+    Crossed,
+    Fields,
+    Kind,
+    Message,
+    Record,
+    Request,
+    Response,
+    Timing,
+    Transparency,
+    id_text,
+)
 
 __all__ = ["SERVICE_PART", "close_line", "declined_line", "forget_line", "gap_line", "open_line", "prune_line", "to_line"]
 
@@ -80,6 +94,7 @@ def to_line(record: Record, *, writer: str, seq: int, decode_limit: int = DEFAUL
             "end": {"reason": record.end.reason.value, "detail": record.end.detail} if record.end is not None else None,
             "redactions": [{"where": it.where, "rule": it.rule, "count": it.count} for it in record.redactions],
             "kept": record.kept,
+            "transparency": _transparency(record.transparency) if record.transparency is not None else None,
         }
     )
 
@@ -314,6 +329,17 @@ def _message(message: Message) -> Json:
 
 _OPAQUE: Final = frozenset({"binary", "raw"})
 """Bytes by their own word, even where they happen to be UTF-8: one type of message, one field."""
+
+
+def _transparency(of: Transparency) -> Json:
+    request = _crossed(of.request) if of.request is not None else None
+    response = _crossed(of.response) if of.response is not None else None
+    differences = [*(of.request.differences if of.request else ()), *(of.response.differences if of.response else ())]
+    return {"differences": differences, "retried": of.retried, "request": request, "response": response}
+
+
+def _crossed(one: Crossed) -> Json:
+    return {"names": one.names, "differ": one.differ, "size": one.size, "sha256": None if one.same else hashes(one.stream)}
 
 
 def _timing(timing: Timing) -> Json:

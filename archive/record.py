@@ -7,9 +7,10 @@ parts together again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "Body",
     "BodyStream",
     "Client",
+    "Crossed",
     "End",
     "EndReason",
     "Fields",
@@ -32,8 +34,10 @@ __all__ = [
     "Response",
     "Scalar",
     "Timing",
+    "Transparency",
     "Upstream",
     "id_text",
+    "names_digest",
     "new_id",
 ]
 
@@ -66,6 +70,12 @@ def id_text(id: bytes) -> str:
     """The usual text of a UUID: 8-4-4-4-12 lower-case hexadecimal digits."""
     h = id.hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def names_digest(names: Iterable[bytes]) -> str:
+    """Which header names there were, each how often, in 16 hexadecimal digits: the first 8 bytes of the SHA-256 of the names in lower case,
+    sorted, a line feed after each."""
+    return hashlib.sha256(b"".join([name + b"\n" for name in sorted(name.lower() for name in names)])).hexdigest()[:16]
 
 
 class Kind(StrEnum):
@@ -123,6 +133,9 @@ class Body:
     """The body's framing came to its end in this part: all of it crossed."""
     stream: BodyStream = field(default_factory=BodyStream)
     """The same object in every part of one body."""
+    forwarded: tuple[int, list[bytes]] | None = None
+    """None: these very bytes were handed to the other side. Else from which byte of the whole body on they were not (the same number in
+    every further part), and what was handed over from there, or since the part before."""
 
     @property
     def size(self) -> int:
@@ -211,6 +224,34 @@ class End:
 
 
 @dataclass(slots=True)
+class Crossed:
+    """One direction of an exchange: what was received against what was handed to the other side's socket."""
+
+    names: tuple[str | None, str | None]
+    """Digests of the header names, received and forwarded (`names_digest`); None where there was no head."""
+    differ: Sequence[str]
+    """Names that one of the two had more often: "-name" where it was received, "+name" where it was forwarded."""
+    size: tuple[int, int]
+    """Bytes of the body (of a websocket, after the handshake), received and forwarded."""
+    same: bool
+    """The body's bytes are equal."""
+    differences: list[str]
+    """What no rule explains, in words without values."""
+    stream: BodyStream | None = None
+    """The body's, for its hashes; None where there was no body."""
+
+
+@dataclass(slots=True)
+class Transparency:
+    """What an exchange shows of the relay: both directions, each None where nothing of it crossed or was made."""
+
+    request: Crossed | None
+    response: Crossed | None
+    retried: int = 0
+    """Bytes of the request that had been handed to a kept connection before it turned out to be dead."""
+
+
+@dataclass(slots=True)
 class Redaction:
     """What was removed: where ("request.headers.authorization", "request.target.key"), by which rule, how often."""
 
@@ -246,6 +287,8 @@ class Record:
     """Bytes of memory this record holds, about: what the queue's bound counts. Set by the producer."""
     kept: Kept = "full"
     """The producer's word on what it gives: with "metadata" bodies come as `unkept` bytes only and messages without their data."""
+    transparency: Transparency | None = None
+    """In the part that has the end."""
 
 
 class Recorder(Protocol):

@@ -25,8 +25,10 @@ from archive.record import (
     Request,
     Response,
     Timing,
+    Transparency,
     Upstream,
 )
+from gateway.crossing import Direction
 from gateway.frames import FrameReader, Piece, Side
 from gateway.redaction import redact_headers, redact_target
 from gateway.sessions import known, without
@@ -65,6 +67,8 @@ class Told(Protocol):
 
     on_full: Callable[[], None] | None
 
+    def handed(self, to: Side, pieces: list[bytes]) -> None: ...
+    def again(self) -> None: ...
     def request_data(self, payload: list[bytes], now: float) -> None: ...
     def request_end(self) -> None: ...
     def response_head(self, head: Head, now: float) -> None: ...
@@ -142,8 +146,8 @@ class _Side:
         self.size += size
         return size
 
-    def take(self) -> Body:
-        body = Body(self.chunks, self.unkept, self.offset, self.encoding, self.ended, self.stream)
+    def take(self, direction: Direction) -> Body:
+        body = Body(self.chunks, self.unkept, self.offset, self.encoding, self.ended, self.stream, direction.fork())
         self.offset, self.chunks, self.unkept = self.size, [], []
         return body
 
@@ -156,9 +160,9 @@ class Capture:
     """
 
     __slots__ = (
-        "_batches", "_client", "_frames", "_gathered", "_kept", "_limits", "_max_body", "_part", "_pending", "_reader", "_recorder",
-        "_redactions", "_request", "_request_body", "_response", "_response_body", "_since", "_started", "_timing", "_upstream", "_weight",
-        "at", "ended", "id", "on_full",
+        "_batches", "_client", "_frames", "_gathered", "_kept", "_limits", "_max_body", "_method", "_part", "_pending", "_reader",
+        "_recorder", "_redactions", "_request", "_request_body", "_response", "_response_body", "_since", "_started", "_timing",
+        "_to_client", "_to_upstream", "_upstream", "_weight", "at", "ended", "id", "on_full",
     )  # fmt: skip
 
     def __init__(
@@ -190,10 +194,13 @@ class Capture:
         self._weight = OVERHEAD
         self._pending: list[Record] = []
         self._redactions: list[Redaction] = []
+        self._method = b""
         self._request: Request | None = None
         self._request_body: _Side | None = None
+        self._to_upstream = Direction("request")
         self._response: Response | None = None
         self._response_body: _Side | None = None
+        self._to_client: Direction | None = None
         self._timing = Timing()
         self._frames: list[Piece] = []
         self._batches = 0
@@ -220,8 +227,22 @@ class Capture:
         fields = without(fields, hidden)
         self._request = Request(head.method, target, fields, head.version[5:].decode())
         self._weight += head.size + FIELD * len(head.headers)
+        self._to_upstream.head(head.headers, fields, head.method + b" ", _connection(head))
+        self._method = head.method
         if head.framing != "none":
-            self._request_body = _Side(_encoding(head))
+            self._request_body = side = _Side(_encoding(head))
+            self._to_upstream.stream = side.stream
+
+    def handed(self, to: Side, pieces: list[bytes]) -> None:
+        """These pieces, heads and framing included, were handed to that side's socket just now, in this order."""
+        if to == "upstream":
+            self._to_upstream.wrote(pieces)
+        else:
+            self._answer().wrote(pieces)
+
+    def again(self) -> None:
+        """The connection to the upstream turned out to be dead; what is handed to the upstream from now on begins anew, on another."""
+        self._to_upstream.again()
 
     def response_head(self, head: Head, now: float) -> None:
         """The response's head, as it came from the upstream."""
@@ -233,8 +254,14 @@ class Capture:
             self._timing.ttfb_ms = _ms(now - self._started)
         if head.status == 101:
             self._reader = FrameReader(_joined(head, b"sec-websocket-extensions"), self._limits.max_body)
+            self._to_upstream.tunnel()
         elif head.framing != "none":
-            self._response_body = _Side(_encoding(head))
+            self._response_body = side = _Side(_encoding(head))
+            self._answer().stream = side.stream
+        self._answer().head(head.headers, fields, b"HTTP/1.1 %d %b" % (head.status, head.reason), _connection(head))
+        if head.status == 101:
+            self._answer().tunnel()
+        self._to_upstream.let_go()
 
     def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
         """The answer Verbatim made itself, because the upstream could not."""
@@ -242,11 +269,16 @@ class Capture:
         self._response_body = side = _Side("")
         side.add([body], self._max_body)
         side.ended = True
+        answer = self._answer()
+        answer.head(headers, headers, b"HTTP/1.1 %d %b" % (status, reason), ())
+        answer.stream, answer.ended = side.stream, True
+        answer.got([body])
 
     def request_data(self, payload: list[bytes], now: float) -> None:
         """Bytes of the request's body have gone to the upstream."""
         side = self._request_body
         assert side is not None
+        self._to_upstream.got(payload)
         self._gathered += side.add(payload, self._max_body)
         self._weight += PIECE * len(payload)
         if self._gathered >= self._limits.part_bytes:
@@ -254,6 +286,7 @@ class Capture:
 
     def request_end(self) -> None:
         """The request's body has come to its end."""
+        self._to_upstream.ended = True
         if self._request_body is not None:
             self._request_body.ended = True
 
@@ -261,6 +294,7 @@ class Capture:
         """Bytes of the response's body have gone to the client."""
         side = self._response_body
         assert side is not None
+        self._answer().got(payload)
         marks = self._timing.marks
         weight = PIECE * len(payload)
         if len(marks) < MAX_MARKS:
@@ -273,11 +307,13 @@ class Capture:
 
     def response_end(self) -> None:
         """The response's body has come to its end."""
+        self._answer().ended = True
         if self._response_body is not None:
             self._response_body.ended = True
 
     def frames(self, side: Side, data: bytes, now: float) -> None:
         """Websocket bytes have gone to the other side."""
+        (self._to_upstream if side == "client" else self._answer()).got([data])
         self._frames.append((side, _ms(now - self._started), data))
         self._gathered += len(data) + 64
         self._weight += PIECE + MARK
@@ -307,15 +343,16 @@ class Capture:
             self._client,
             self._upstream,
             self._request,
-            self._request_body.take() if self._request_body is not None else None,
+            self._request_body.take(self._to_upstream) if self._request_body is not None else None,
             self._response,
-            self._response_body.take() if self._response_body is not None else None,
+            self._response_body.take(self._answer()) if self._response_body is not None else None,
             (),
             self._timing,
             end,
             self._redactions,
             self.weight,
             self._kept,
+            self._transparency(end) if end is not None else None,
         )
         if reader is not None and (frames or end is not None):
             batch = self._batches
@@ -338,6 +375,16 @@ class Capture:
             self._pending.append(record)
             if self.on_full is not None:
                 self.on_full()
+
+    def _answer(self) -> Direction:
+        if self._to_client is None:
+            self._to_client = Direction("response", self._method)
+        return self._to_client
+
+    def _transparency(self, end: End) -> Transparency:
+        complete = end.reason is EndReason.COMPLETE
+        there, back = self._to_upstream, self._to_client
+        return Transparency(there.crossed(complete=complete), back.crossed(complete=complete) if back is not None else None, there.retried)
 
     def give_up(self) -> None:
         """The rest of this exchange's record is lost, by a failure; nothing more is told."""
@@ -379,6 +426,13 @@ def _encoding(head: Head) -> str:
 def _joined(head: Head, wanted: bytes) -> str:
     """All values of one field, as one list (RFC 9110 section 5.3)."""
     return b", ".join([value for (_, value), name in zip(head.headers, head.names, strict=True) if name == wanted]).decode("latin-1")
+
+
+def _connection(head: Head) -> list[bytes]:
+    """What its Connection fields name, in lower case."""
+    if b"connection" not in head.names:
+        return []
+    return [token.strip() for token in _joined(head, b"connection").lower().encode("latin-1").split(b",")]
 
 
 def _ms(seconds: float) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from archive.record import Client, EndReason, Fields, Kept, Recorder, Upstream
 from gateway.capture import Capture, CaptureLimits, Recording, Told
@@ -45,7 +45,7 @@ FAILED: Final = "recording failed"
 Loss = tuple[int, bytes, int, str, float]
 """An exchange's number and id, the bytes that had been told of it, why it is lost and when."""
 
-OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST, DECLINED = range(10)
+OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST, DECLINED, HANDED, AGAIN = range(12)
 
 
 class Tape(Recording):
@@ -192,7 +192,7 @@ class Tape(Recording):
 class _Teller(Told):
     """One exchange's hand on the tape."""
 
-    __slots__ = ("_ended", "_id", "_number", "_silent", "_size", "_tape", "_whole", "on_full")
+    __slots__ = ("_back", "_ended", "_id", "_number", "_silent", "_size", "_tape", "_there", "_unsent", "_whole", "on_full")
 
     def __init__(self, tape: Tape, number: int, id: bytes) -> None:
         self.on_full: Callable[[], None] | None = None
@@ -203,33 +203,69 @@ class _Teller(Told):
         self._ended = False
         self._silent = False
         self._whole = False
+        self._there: list[bytes] | None = None  # handed to the upstream, and to the client, and not yet told
+        self._back: list[bytes] | None = None
+        self._unsent: list[bytes] = []  # told and not yet handed on: the upstream is being dialled
+
+    def handed(self, to: Side, pieces: list[bytes]) -> None:
+        # Told with what was received, which follows in nearly every case: the same object is then told once
+        if to == "client":
+            self._back = pieces if self._back is None else self._back + pieces
+        else:
+            self._there = pieces if self._there is None else self._there + pieces
+
+    def again(self) -> None:
+        self._tell_handed()
+        self._tell((AGAIN, self._number), EVENT)
 
     def request_data(self, payload: list[bytes], now: float) -> None:
-        self._tell((REQUEST_DATA, self._number, payload, now), EVENT + _length(payload))
+        pieces, self._there = self._there, None
+        if pieces is None:
+            self._unsent += payload
+            self._tell((REQUEST_DATA, self._number, payload, now, None), EVENT + _length(payload))
+            return
+        known = payload
+        if self._unsent:
+            known, self._unsent = self._unsent + payload, []
+        written, size = _written(pieces, known)
+        self._tell((REQUEST_DATA, self._number, payload, now, written), EVENT + _length(payload) + size)
 
     def request_end(self) -> None:
+        if self._there is not None:
+            self._tell_handed()
         self._tell((REQUEST_END, self._number), EVENT)
 
     def response_head(self, head: Head, now: float) -> None:
+        if self._there is not None:
+            self._tell_handed()
         what = (head.status, head.reason, head.version, head.headers, head.framing, head.size)
         self._tell((RESPONSE_HEAD, self._number, what, now), head.size + 64 * len(head.headers))
 
     def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
+        self._tell_handed()
         self._tell((OWN, self._number, status, reason, list(headers), body), EVENT + len(body))
 
     def response_data(self, payload: list[bytes], now: float) -> None:
-        self._tell((RESPONSE_DATA, self._number, payload, now), EVENT + _length(payload))
+        pieces, self._back = self._back, None
+        written, size = _written(pieces, payload) if pieces is not None else (None, 0)
+        self._tell((RESPONSE_DATA, self._number, payload, now, written), EVENT + _length(payload) + size)
 
     def response_end(self) -> None:
         self._whole = True  # told with the end, which follows at once
 
     def frames(self, side: Side, data: bytes, now: float) -> None:
-        self._tell((FRAMES, self._number, side, data, now), EVENT + len(data))
+        if side == "client":
+            pieces, self._there = self._there, None
+        else:
+            pieces, self._back = self._back, None
+        written, size = _written(pieces, [data]) if pieces is not None else (None, 0)
+        self._tell((FRAMES, self._number, side, data, now, written), EVENT + len(data) + size)
 
     def tick(self, now: float) -> None:
         pass  # the keeper has a clock of its own
 
     def end(self, reason: EndReason, detail: str, now: float) -> None:
+        self._tell_handed()
         self._ended = True
         self._tape.forget(self._number)
         self._tell((END, self._number, self._whole, reason.value, detail, now), EVENT)
@@ -250,6 +286,17 @@ class _Teller(Told):
             self._silent = True
             self._tape.forget(self._number)
             self._tape.lose(self._number, self._id, self._size, self._tape.clock(), why)
+
+    def _tell_handed(self) -> None:
+        """What was handed on without anything having been received just then."""
+        there, back = self._there, self._back
+        if there is not None:
+            known, self._unsent, self._there = self._unsent, [], None
+            written, size = _written(there, known)
+            self._tell((HANDED, self._number, "upstream", written), EVENT + size)
+        if back is not None:
+            self._back = None
+            self._tell((HANDED, self._number, "client", back), EVENT + _length(back))
 
     def _tell(self, event: tuple[Any, ...], size: int) -> None:
         if self._silent:
@@ -272,6 +319,26 @@ class _Teller(Told):
 
 def _length(payload: list[bytes]) -> int:
     return len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+
+
+Written: TypeAlias = Literal[True] | list[bytes | int] | None
+"""How pieces handed on are told: True are those received, the same objects; a number is one of them, counted from 0; None are none."""
+
+
+def _written(pieces: list[bytes], known: list[bytes]) -> tuple[Written, int]:
+    """The pieces as they are told beside the `known` ones, and how many bytes that takes."""
+    if len(pieces) == 1 == len(known) and pieces[0] is known[0]:
+        return True, 0
+    told: list[bytes | int] = []
+    at, most, size = 0, len(known), 0
+    for piece in pieces:
+        if at < most and piece is known[at]:
+            told.append(at)
+            at += 1
+        else:
+            told.append(piece)
+            size += len(piece)
+    return told, size
 
 
 class Player:
@@ -300,6 +367,7 @@ class Player:
         self._most = most
         self._unweighed = 0
         self._captures: dict[int, Capture] = {}
+        self._unsent: dict[int, list[bytes]] = {}
 
     def know(self, upstreams: dict[str, Upstream]) -> None:
         """What follows on the tape speaks of these upstreams. Others are remembered: exchanges of theirs may still be under way."""
@@ -325,32 +393,56 @@ class Player:
             capture = captures.get(event[1])
             try:
                 if kind == RESPONSE_DATA and capture is not None:  # most events are a stream's
-                    capture.response_data(event[2], event[3])
+                    _, number, payload, now, written = event
+                    if written is True:
+                        capture.handed("client", payload)
+                    elif written is not None:
+                        self._handed(capture, number, "client", written, payload)
+                    capture.response_data(payload, now)
                 elif kind == OPEN:
                     self._open(*event[1:])
                 elif capture is not None:
                     self._replay(capture, event)
             except Exception as error:  # a bug of ours
                 self._captures.pop(event[1], None)
+                self._unsent.pop(event[1], None)
                 self._lost(event[2] if capture is None else capture.id, 0, _failed(error), None)
 
     def _replay(self, capture: Capture, event: tuple[Any, ...]) -> None:
         kind = event[0]
         if kind == REQUEST_DATA:
-            capture.request_data(event[2], event[3])
+            _, number, payload, now, written = event
+            if written is None:
+                self._unsent[number] = self._unsent.get(number, []) + payload
+            else:
+                self._handed(capture, number, "upstream", written, payload)
+            capture.request_data(payload, now)
         elif kind == FRAMES:
-            capture.frames(*event[2:])
+            _, number, side, data, now, written = event
+            self._handed(capture, number, "upstream" if side == "client" else "client", written, [data])
+            capture.frames(side, data, now)
+        elif kind == HANDED:
+            self._handed(capture, event[1], event[2], event[3], [])
         elif kind == REQUEST_END:
             capture.request_end()
         elif kind == RESPONSE_HEAD:
             capture.response_head(_response(*event[2]), event[3])
         elif kind == OWN:
             capture.own_response(*event[2:])
+        elif kind == AGAIN:
+            capture.again()
         else:
             if event[2]:
                 capture.response_end()
             capture.end(EndReason(event[3]), event[4], event[5])
             del self._captures[event[1]]
+            self._unsent.pop(event[1], None)
+
+    def _handed(self, capture: Capture, number: int, to: Side, written: Written, payload: list[bytes]) -> None:
+        """Give the capture the very objects again that were told once for both sides."""
+        known = self._unsent.pop(number, []) + payload if to == "upstream" and self._unsent else payload
+        pieces = known if written is True else [known[piece] if isinstance(piece, int) else piece for piece in written or ()]
+        capture.handed(to, pieces)
 
     def tick(self, now: float) -> None:
         """Cut parts that are old enough. About once a second."""
@@ -405,6 +497,7 @@ class Player:
     def _give_up(self, lost: list[Loss], more: int) -> None:
         for number, exchange, size, why, when in lost:
             self._captures.pop(number, None)
+            self._unsent.pop(number, None)
             self._lost(exchange, size, why, when)
         for nth in range(more):
             self._lost(nth.to_bytes(16, "big"), 0, "more were lost than are told one by one", None)

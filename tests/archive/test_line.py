@@ -100,6 +100,7 @@ def test_a_line_tells_all_of_an_exchange() -> None:
         "end": {"reason": "complete", "detail": ""},
         "redactions": [{"where": "request.headers.authorization", "rule": "authorization", "count": 2}],
         "kept": "full",
+        "transparency": None,
     }
 
 

@@ -35,7 +35,23 @@ from archive.proof.keys import load_key, make_key
 from archive.proof.seal import closed_hours, seal_hour
 from archive.proof.verify import verify
 from archive.reader import Reader
-from archive.record import SCHEMA_VERSION, Body, Client, EndReason, Kind, Message, Record, Redaction, Request, Response, id_text, new_id
+from archive.record import (
+    SCHEMA_VERSION,
+    Body,
+    BodyStream,
+    Client,
+    Crossed,
+    EndReason,
+    Kind,
+    Message,
+    Record,
+    Redaction,
+    Request,
+    Response,
+    Transparency,
+    id_text,
+    new_id,
+)
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "archive" / "FORMAT.md").read_text(encoding="utf-8")
@@ -274,6 +290,8 @@ def exchange_lines() -> list[Any]:
         Message("client", 3.0, "close", b"", 1000),
     ]
     talk.redactions = [Redaction("request.headers.authorization", "bearer")]
+    crossed = Crossed(("0123456789abcdef", None), ["-te"], (1, 2), False, ["request headers: header te was lost"], BodyStream())
+    talk.transparency = Transparency(crossed, crossed)
     odd = whole(answer=b"\xff")
     odd.client = Client("[::1]:1", "s", "path", "a", "u", "x-verbatim-user", ("t",), {"n": 1})
     odd.request = Request(b"GET", b"/\xff", [(b"x", b"\xff")])

@@ -1,0 +1,254 @@
+"""One direction of an exchange held against itself: what was received and what was handed on, names, values and bytes. Sans-I/O.
+
+Runs in the keeper, off the relay's path. The rules of what may differ are written down here once more, on their own: a mistake in
+`gateway.headers` must not excuse itself. Header values are compared and let go; only names and digests of names leave this module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from archive.record import BodyStream, Crossed, Fields, names_digest
+from gateway.handed import Handed
+from gateway.redaction import redact_headers
+
+__all__ = ["Direction"]
+
+HOP: Final = frozenset(
+    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade proxy-authenticate proxy-authorization".split()
+)
+"""Fields about one connection only (RFC 9110 sections 7.6.1 and 11.7): each side has its own."""
+
+OURS: Final = b"x-verbatim-"
+"""Fields between a client and the gateway itself."""
+
+_NEVER: Final = frozenset((b"content-length", b"host"))
+"""What no Connection field can have dropped."""
+
+_ADDED: Final = {"request": frozenset((b"host",)), "response": frozenset((b"connection", b"transfer-encoding"))}
+"""What may come on top, beside our own: a Host that HTTP/1.0 did not send; the framing and the end of the client's own connection."""
+
+_REWRITTEN: Final = {"request": HOP | {b"host"}, "response": HOP}
+
+
+class _Names(NamedTuple):
+    received: str
+    forwarded: str
+    differ: tuple[str, ...]
+    beyond: tuple[str, ...]
+
+
+class Direction:
+    """What was received from one side and what was handed to the other's socket, in any order of telling. Not thread-safe, never blocks.
+
+    The very same object on both sides is equal without a look; anything else is compared byte by byte, so that one hash serves both as
+    long as they are equal. From where they are not, or where a part is cut before all of it was handed on, the pieces handed on are kept
+    beside the others (`fork`).
+    """
+
+    __slots__ = (
+        "_differs_at", "_extra", "_fields", "_fork", "_handed", "_names", "_received", "_recorded", "_side", "_start", "_tokens",
+        "ended", "handed", "received", "retried", "stream",
+    )  # fmt: skip
+
+    def __init__(self, side: str, answers: bytes | None = None) -> None:
+        """`side`: "request" or "response"; of a response, `answers` is the method it answers."""
+        self.handed = Handed(answers)
+        self.received = 0
+        """Bytes of the body."""
+        self.ended = False
+        """All of the message was received."""
+        self.retried = 0
+        """Bytes handed to connections that turned out to be dead."""
+        self.stream: BodyStream | None = None
+        """The body's, where its hashes are taken."""
+        self._side = side
+        self._fields: Fields | None = None
+        self._recorded: tuple[bytes, ...] | None = None
+        self._start = b""
+        self._tokens: Sequence[bytes] = ()
+        self._names: _Names | None = None
+        self._received: list[bytes] = []
+        self._handed: list[bytes] = []
+        self._differs_at: int | None = None
+        self._fork: int | None = None
+        self._extra: list[bytes] = []
+
+    def head(self, fields: Fields, recorded: Fields, start: bytes, connection: Sequence[bytes]) -> None:
+        """The head was received: its fields, the same as they are recorded, how the other side's start line has to begin, and the tokens
+        of its Connection fields."""
+        self._fields, self._start, self._tokens = fields, start, connection
+        self._recorded = tuple([name for name, _ in recorded])
+        self._look_at_names()
+
+    def got(self, pieces: list[bytes]) -> None:
+        """Bytes of the body were received."""
+        self.received += len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        if self._differs_at is None:
+            if not self._received and self._handed == pieces:
+                self._handed = []
+            else:
+                self._received += pieces
+                self._compare()
+
+    def wrote(self, pieces: Iterable[bytes]) -> None:
+        """These were handed to the other side's socket, in one write."""
+        handed = self.handed
+        headless = not handed.head
+        body: list[bytes] = []
+        for piece in pieces:
+            body += handed.feed(piece)
+        if headless and handed.head:
+            self._look_at_names()
+        if not body:
+            return
+        if self._fork is not None:
+            self._extra += body
+        if self._differs_at is None:
+            if not self._handed and self._received == body:
+                self._received = []
+            else:
+                self._handed += body
+                self._compare()
+
+    def again(self) -> None:
+        """The connection turned out to be dead before it answered: what follows was handed to another."""
+        self.retried += self.handed.written
+        self.handed = Handed()
+        self._names = None
+
+    def tunnel(self) -> None:
+        """The protocol was switched: bytes each way from now on."""
+        self.handed.tunnel()
+
+    def let_go(self) -> None:
+        """The head will not be asked for again: forget its values."""
+        self._fields = None
+
+    def fork(self) -> tuple[int, list[bytes]] | None:
+        """At a part's cut, where what was handed on is not (or not yet) what was received: from which byte of the body on, and what was
+        handed on from there, or since the last cut. None: the same."""
+        if self._fork is None:
+            if self._differs_at is None and not self._received and not self._handed:
+                return None
+            self._part_ways()
+        extra, self._extra = self._extra, []
+        return self._fork or 0, extra
+
+    def crossed(self, *, complete: bool) -> Crossed:
+        """The outcome. `complete`: the exchange ended as it should, so all that was received ought to have been handed on."""
+        names, handed = self._names, self.handed
+        return Crossed(
+            names=(_digest(self._recorded), None) if names is None else (names.received, names.forwarded),
+            differ=() if names is None else names.differ,
+            size=(self.received, handed.body),
+            same=self._differs_at is None and self.received == handed.body,
+            differences=[f"{self._side} {what}" for what in self._differences(complete)],
+            stream=self.stream,
+        )
+
+    def _differences(self, complete: bool) -> Iterable[str]:
+        handed = self.handed
+        if self._names is not None:
+            yield from self._names.beyond
+        if handed.mistake:
+            yield f"as forwarded is no HTTP: {handed.mistake}"
+        if self._differs_at is not None:
+            yield f"body: the bytes forwarded are not those received, from byte {self._differs_at:,} on"
+        elif handed.body > self.received:
+            yield f"body: {handed.body:,} bytes were forwarded and {self.received:,} received"
+        elif complete and self.ended and handed.body < self.received:
+            yield f"body: {handed.body:,} bytes were forwarded of {self.received:,} received"
+        elif complete and self.ended and not handed.head:
+            yield "was not forwarded"
+        elif complete and self.ended and not handed.whole:
+            yield "body: it was forwarded without its end"
+        if handed.beyond:
+            yield f"body: {handed.beyond:,} bytes were forwarded after the message's end"
+
+    def _look_at_names(self) -> None:
+        if self._fields is not None and self._recorded is not None and self.handed.head:
+            self._names = _compare_heads(self._side, self._fields, self._recorded, self.handed.head, self._start, self._tokens)
+
+    def _compare(self) -> None:
+        if not (self._received and self._handed):
+            return
+        received, handed = b"".join(self._received), b"".join(self._handed)
+        common = min(len(received), len(handed))
+        if received[:common] == handed[:common]:
+            self._received = [received[common:]] if common < len(received) else []
+            self._handed = [handed[common:]] if common < len(handed) else []
+            return
+        at = next(at for at in range(common) if received[at] != handed[at])
+        self._differs_at = self.received - len(received) + at
+        if self._fork is None:
+            self._part_ways()
+
+    def _part_ways(self) -> None:
+        self._fork = self.received - sum(map(len, self._received))
+        self._extra = self._handed.copy()
+
+
+def _compare_heads(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, start: bytes, tokens: Sequence[bytes]) -> _Names:
+    """The names of both, and what no rule explains. Lines that are the same on both sides are only counted."""
+    lines = head.split(b"\r\n")
+    first = lines[0]
+    del lines[-2:], lines[0]
+    expected = [b": ".join(field) for field in fields]
+    ours, theirs = set(expected), set(lines)
+    if len(ours) == len(expected) and len(theirs) == len(lines):
+        lost: Iterable[bytes] = ours - theirs
+        extra: Iterable[bytes] = theirs - ours
+    else:
+        counted = Counter(expected)
+        counted.subtract(lines)
+        lost = [line for line, number in counted.items() for _ in range(number)]
+        extra = [line for line, number in counted.items() for _ in range(-number)]
+    names = _names(side, recorded, tuple(sorted(map(_name, lost))), tuple(sorted(map(_name, extra))), frozenset(tokens))
+    if first.startswith(start):
+        return names
+    return names._replace(beyond=(*names.beyond, "start line: it was forwarded with another method or status"))
+
+
+def _name(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()
+
+
+@lru_cache(maxsize=4096)
+def _names(side: str, received: tuple[bytes, ...], lost: tuple[bytes, ...], extra: tuple[bytes, ...], tokens: frozenset[bytes]) -> _Names:
+    """`lost`, `extra`: names of the lines that only one of the two has. Clients of one kind send the same names each time."""
+    gone, new = Counter(map(_recorded, lost)), Counter(map(_recorded, extra))
+    changed = gone & new
+    gone, new = gone - changed, new - changed
+    names = Counter(name.lower() for name in received)
+    told = [f"header {_shown(name)} was forwarded changed" for name in sorted(changed) if name not in _REWRITTEN[side]]
+    told += [f"header {_shown(name)} was lost" for name in gone if not _may_go(name, side, tokens)]
+    told += [f"header {_shown(name)} was added" for name in new if name not in _ADDED[side] and not (side == "response" and _ours(name))]
+    differ = (*(f"-{_shown(name)}" for name in gone.elements()), *(f"+{_shown(name)}" for name in new.elements()))
+    beyond = tuple(f"headers: {what}" for what in told)
+    return _Names(names_digest(names.elements()), names_digest((names - gone + new).elements()), differ, beyond)
+
+
+def _recorded(name: bytes) -> bytes:
+    """As the record has it: a name that is itself a secret is not told."""
+    return redact_headers([(name, b"")], "")[0][0][0].lower()
+
+
+@lru_cache(maxsize=1024)
+def _digest(names: tuple[bytes, ...] | None) -> str | None:
+    return None if names is None else names_digest(names)
+
+
+def _may_go(name: bytes, side: str, tokens: frozenset[bytes]) -> bool:
+    return name in HOP or (name in tokens and name not in _NEVER) or (side == "request" and _ours(name))
+
+
+def _ours(name: bytes) -> bool:
+    return name.startswith(OURS)
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("ascii", "backslashreplace")
