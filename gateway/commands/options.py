@@ -14,7 +14,18 @@ import click
 
 from gateway.settings import SETTINGS, Setting, Settings, SettingsError, find_config, load
 
-__all__ = ["DEMO_ARCHIVE", "Decimal", "Whole", "WrongInput", "own_folder", "read_settings", "refused", "settings_options", "sha256"]
+__all__ = [
+    "DEMO_ARCHIVE",
+    "Decimal",
+    "Whole",
+    "WrongInput",
+    "load_settings",
+    "own_folder",
+    "read_settings",
+    "refused",
+    "settings_options",
+    "sha256",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,6 +132,13 @@ def sha256(ctx: click.Context, option: click.Parameter, value: str | None) -> st
     raise WrongInput(f"{option.opts[0]} takes a SHA-256, 64 hexadecimal digits, and {value[:80]!r} is none")
 
 
+def load_settings(flags: Mapping[str, Any], *, routes: Iterable[str] = (), defaults: Mapping[str, object] | None = None) -> Settings:
+    """As `read_settings`, for a gateway that reads them again. Raises SettingsError."""
+    known = {setting.name for setting in SETTINGS} | {"routes"}
+    given = {name: value for name, value in flags.items() if name in known} | {"routes": (*routes, *flags.get("routes", ()))}
+    return load(given, os.environ, find_config(flags.get("config"), os.environ), defaults=defaults)
+
+
 def read_settings(
     flags: Mapping[str, Any], *, routes: Iterable[str] = (), defaults: Mapping[str, object] | None = None, exists: str | None = None
 ) -> Settings:
@@ -128,10 +146,8 @@ def read_settings(
 
     With `exists` the archive's folder must be there; the text says what for.
     """
-    known = {setting.name for setting in SETTINGS} | {"routes"}
-    given = {name: value for name, value in flags.items() if name in known} | {"routes": (*routes, *flags.get("routes", ()))}
     try:
-        settings = load(given, os.environ, find_config(flags.get("config"), os.environ), defaults=defaults)
+        settings = load_settings(flags, routes=routes, defaults=defaults)
     except SettingsError as error:
         raise WrongInput(str(error)) from None
     if exists is not None and not settings.archive.is_dir():

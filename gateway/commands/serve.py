@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -12,8 +13,8 @@ from typing import Any
 import click
 
 from gateway import serving
-from gateway.commands.options import DEMO_ARCHIVE, Decimal, Whole, WrongInput, read_settings, settings_options
-from gateway.settings import SettingsError
+from gateway.commands.options import DEMO_ARCHIVE, Decimal, Whole, WrongInput, load_settings, read_settings, settings_options
+from gateway.settings import Settings, SettingsError
 
 
 @click.command(epilog="Every option is a setting, too: in verbatim.toml by its name, in the environment as VERBATIM_NAME.")
@@ -35,7 +36,10 @@ def serve(demo: bool, fd: int | None, lifeline: int | None, quiet: bool, **flags
       verbatim serve --port 9000 --archive /var/lib/verbatim
       verbatim serve --route ollama=http://127.0.0.1:11434
     """
-    listener = socket.socket(fileno=fd) if fd is not None else None
+    try:
+        listener = socket.socket(fileno=fd) if fd is not None else serving.activated(os.environ)
+    except SettingsError as error:
+        raise WrongInput(str(error)) from None
     run_gateway(flags, demo=demo, listener=listener, lifeline=lifeline, quiet=quiet)
 
 
@@ -44,13 +48,13 @@ def run_gateway(
 ) -> None:
     """Serve until a signal. Raises WrongInput when that cannot begin."""
     with contextlib.ExitStack() as stack:
-        if demo:
-            routes = stack.enter_context(serving.demo_upstream())
-            settings = read_settings(flags, routes=routes, defaults={"archive": DEMO_ARCHIVE})
-        else:
-            settings = read_settings(flags)
+        routes = stack.enter_context(serving.demo_upstream()) if demo else []
+
+        def read() -> Settings:
+            return load_settings(flags, routes=routes, defaults={"archive": DEMO_ARCHIVE} if demo else None)
+
         try:
-            serving.serve(settings, listener=listener, lifeline=lifeline, quiet=quiet, demo=demo)
+            serving.serve(read(), listener=listener, lifeline=lifeline, quiet=quiet, demo=demo, read=read)
         except SettingsError as error:
             raise WrongInput(str(error)) from None
 

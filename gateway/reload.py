@@ -1,0 +1,55 @@
+"""Settings taken anew by a gateway that runs: what changes at once, what needs a restart, and how that is said. Reads nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.routes import Route
+from gateway.settings import SETTINGS, Settings
+
+__all__ = ["Change", "merge", "share"]
+
+
+class Change(NamedTuple):
+    """Settings taken anew."""
+
+    settings: Settings
+    """What holds from now on: the new routes and live settings, the old of everything else."""
+    taken: tuple[str, ...]
+    """Names of what differs from before: settings, and routes as "routes.NAME"."""
+    later: tuple[str, ...]
+    """Names of settings that differ and need a restart."""
+
+    def __str__(self) -> str:
+        text = f"the settings were read again; changed: {', '.join(self.taken) or 'nothing'}"
+        return f"{text}; only after a restart: {', '.join(self.later)}" if self.later else text
+
+
+def merge(old: Settings, new: Settings) -> Change:
+    """What becomes of a gateway with the settings `old` that is told of `new`. A route that says the same as before stays the same object:
+    its idle connections are still good. Pure."""
+    names = [setting.name for setting in SETTINGS if getattr(old, setting.name) != getattr(new, setting.name)]
+    live = {setting.name for setting in SETTINGS if setting.live}
+    routes = {name: old.routes[name] if old.routes.get(name) == route else route for name, route in new.routes.items()}
+    taken = {name: getattr(new, name) for name in names if name in live}
+    return Change(
+        dataclasses.replace(old, **taken, routes=routes),
+        (*taken, *_differing(old.routes, routes)),
+        tuple(name for name in names if name not in live),
+    )
+
+
+def _differing(old: Mapping[str, Route], new: Mapping[str, Route]) -> list[str]:
+    return [f"routes.{name}" for name in sorted({*old, *new}) if old.get(name) is not new.get(name)]
+
+
+def share(settings: Settings) -> Settings:
+    """The settings of one worker: bounds on memory are divided, so that they bound all workers together as they bound one."""
+    count = settings.workers
+    return dataclasses.replace(
+        settings,
+        queue_bytes=max(settings.queue_bytes // count, 1 << 16),
+        queue_records=max(settings.queue_records // count, 1),
+    )
