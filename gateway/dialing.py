@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -78,7 +78,11 @@ class Dialer:
         sock = await start_connection(await self._addresses(host, port), happy_eyeballs_delay=EYEBALLS_DELAY, interleave=1, loop=loop)
         try:
             keep_alive(sock)
-            _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=host if context is not None else None)
+            if context is None:
+                _, protocol = await loop.create_connection(make, sock=sock)
+            else:
+                with _shaking_hands():
+                    _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=host)
         except BaseException:
             sock.close()
             raise
@@ -129,7 +133,8 @@ async def _hand_over(transport: asyncio.Transport, protocol: C, context: ssl.SSL
         return protocol
     waiting = _Waiting()
     try:
-        inner = await asyncio.get_running_loop().start_tls(transport, waiting, context, server_hostname=host)
+        with _shaking_hands():
+            inner = await asyncio.get_running_loop().start_tls(transport, waiting, context, server_hostname=host)
     except BaseException:
         transport.abort()
         raise
@@ -139,6 +144,15 @@ async def _hand_over(transport: asyncio.Transport, protocol: C, context: ssl.SSL
     inner.set_protocol(protocol)
     protocol.connection_made(inner)
     return protocol
+
+
+@contextlib.contextmanager
+def _shaking_hands() -> Iterator[None]:
+    """An end in the middle of a handshake is a refusal of it: many servers say no other word."""
+    try:
+        yield
+    except ConnectionError:
+        raise ssl.SSLError from None
 
 
 class _Waiting(asyncio.Protocol):
@@ -208,7 +222,7 @@ def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayE
     if isinstance(error, ssl.SSLCertVerificationError):
         return GatewayError(502, "upstream_tls", f"the certificate of {route.url} is not trusted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {error.reason or 'handshake failed'}")
+        return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {getattr(error, 'reason', None) or 'the handshake was broken off'}")
     if isinstance(error, OSError):
         if error.errno in EXHAUSTED:
             return GatewayError(503, "overloaded", f"the gateway has no more room for connections: {os.strerror(error.errno)}")

@@ -25,9 +25,10 @@ from archive.writer import Writer
 from gateway import __version__, alarms
 from gateway.alarms import Alarm, Bounds
 from gateway.child import gateway_version, viewer_answers
+from gateway.errors import GatewayError
 from gateway.front import front_of
 from gateway.logs import one_line
-from gateway.routes import Route
+from gateway.routes import Route, proxy_named
 from gateway.serving import is_exposed, listen
 from gateway.settings import Settings, SettingsError
 from gateway.values import show_bytes
@@ -201,7 +202,7 @@ def _upstream(route: Route, timeout: float) -> Finding:
     """TCP, and TLS where the URL asks for it; no request."""
     about = f"route {route.name}"
     if route.proxy:
-        return Finding("warn", about, f"{route.url} is reached through a proxy, which was not tried", "send a request to be sure")
+        return _behind_proxy(route, timeout)
     try:
         with socket.create_connection((route.host, route.port), timeout) as plain:
             if route.scheme == "http":
@@ -229,11 +230,28 @@ def _upstream(route: Route, timeout: float) -> Finding:
 
 
 def _tls(route: Route) -> ssl.SSLContext:
-    if route.ca_file:
-        return ssl.create_default_context(cafile=route.ca_file)
-    import truststore
+    from gateway.tls import new_tls_context
 
-    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return new_tls_context(route.ca_file, route.client_cert, route.client_key)
+
+
+def _behind_proxy(route: Route, timeout: float) -> Finding:
+    """As the gateway itself would: through the proxy, TLS where the URL asks for it, no request."""
+    about, where = f"route {route.name}", proxy_named(route)
+    if route.second_path:
+        return Finding("warn", about, f"{route.url} is reached through {where}, which was not tried", "send a request to be sure")
+    import asyncio
+
+    from gateway.upstream import Pool
+
+    async def reach() -> None:
+        (await Pool(connect_timeout=timeout, idle_timeout=0).connect(route)).abort()
+
+    try:
+        asyncio.run(reach())
+    except GatewayError as failure:
+        return Finding("warn", about, failure.message, f'check {where}, or set proxy = "none" for this route')
+    return Finding("ok", about, f"{route.url} accepts connections, through {where}")
 
 
 def _clock(now: float) -> Finding:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from gateway.proxies import environment_proxy
 from gateway.redaction import redact_url
 
-__all__ = ["DEFAULT_UPSTREAMS", "Route", "Routes", "SettingsError", "Shape", "Target", "valid_session"]
+__all__ = ["DEFAULT_UPSTREAMS", "Route", "Routes", "SettingsError", "Shape", "Target", "proxy_named", "valid_session"]
 
 Shape = Literal["openai", "anthropic", "gemini"]
 """Whose error format the gateway's own errors take on this route."""
@@ -197,6 +197,11 @@ class Routes:
         if self.default is None or segment == _OWN or (not segment and not target.startswith(b"//")):
             return None
         return Target(self.default, self.default.join(target), session)
+
+
+def proxy_named(route: Route) -> str:
+    """The route's proxy for people: its URL without the password, and the variable of the environment where that names it."""
+    return redact_url(route.proxy or "") + (f" ({route.proxy_from})" if route.proxy_from else "")
 
 
 def valid_session(name: str) -> bool:

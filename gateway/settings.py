@@ -94,8 +94,8 @@ class Settings:
     )
     half_close: Literal["auto", "wait", "leave"] = _setting(
         "auto",
-        "What it means when a client finishes sending while it is answered: it waits, it has left, or (auto) it waits if it did not ask for "
-        "keep-alive and a process on this machine still holds its socket.",
+        "What it means when a client finishes sending while it is answered: it waits, it has left, or (auto) it waits if it did not ask "
+        "for keep-alive and a process on this machine still holds its socket.",
         kind="choice",
         live=True,
     )

@@ -34,7 +34,7 @@ from gateway.routes import Route
 __all__ = ["PATHS", "H2Origin", "HttpProxy", "Socks5Proxy", "certificate", "h2_route", "through"]
 
 PATHS = ("wire", "http1", "socks5", "h2")
-"""The wire, and three ways of the second path: HTTP/1.1 because the upstream has no TLS to agree on HTTP/2 in, a proxy, HTTP/2."""
+"""The wire; the second path to an upstream without TLS to agree on HTTP/2 in, and to one with; and the wire again, through a proxy."""
 
 
 @functools.cache

@@ -6,9 +6,12 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +32,13 @@ class TlsOrigin(Origin):
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(certificate)
         self._context.set_alpn_protocols(["h2", "http/1.1"])
+        self._context.sni_callback = lambda _, name, __: self.names.append(name)
+        self.names: list[str | None] = []
+        """What was asked for by SNI."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        return self._context
 
     async def __aenter__(self) -> TlsOrigin:
         self._server = await asyncio.get_running_loop().create_server(self._accept, self.host, self.port, ssl=self._context)
@@ -166,3 +176,115 @@ async def test_a_stream_over_tls_arrives_event_by_event_and_ends_with_its_client
         await client.read_until(b"4\n\n")
         await client.close()
         await wait_for(lambda: origin.connections[0].lost or origin.connections[0].eof, deadline=1.0)
+
+
+# Who we are, whom we ask for, and sessions
+
+
+def secure_route(origin: Origin, certificate: Path, host: str = "127.0.0.1", **more: Any) -> dict[str, Route]:
+    return {"up": Route.parse("up", f"https://{host}:{origin.port}", ca_file=str(certificate), **more)}
+
+
+async def test_an_upstream_is_asked_for_by_its_name_in_http_1_1(certificate: Path) -> None:
+    async with TlsOrigin(certificate) as origin:
+        for host in ("localhost", "127.0.0.1"):
+            async with rig(secure_route(origin, certificate, host)) as gateway:
+                message, client = await gateway.ask(ASK)
+                assert message.body == b"ok"
+                await client.close()
+        assert origin.names == ["localhost", None]  # an address is no name (RFC 6066 section 3)
+        agreed = [connection.transport.get_extra_info("ssl_object") for connection in origin.connections]
+        assert [one.selected_alpn_protocol() for one in agreed] == ["http/1.1", "http/1.1"]
+        assert {one.version() for one in agreed} == {"TLSv1.3"}
+
+
+async def test_an_upstream_older_than_tls_1_2_is_a_502(certificate: Path) -> None:
+    async with TlsOrigin(certificate) as origin:
+        with warnings.catch_warnings(action="ignore"):  # Python's own, of versions this old
+            origin.context.minimum_version = ssl.TLSVersion.TLSv1
+            origin.context.maximum_version = ssl.TLSVersion.TLSv1_1
+        origin.context.set_ciphers("DEFAULT@SECLEVEL=0")
+        async with rig(secure_route(origin, certificate)) as gateway:
+            message, client = await gateway.ask(ASK)
+            assert message.status == 502
+            assert message.values(b"x-verbatim-error") == [b"upstream_tls"]
+            await client.close()
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_a_client_certificate_is_shown_to_the_upstream_that_wants_one(certificate: Path, tmp_path: Path, http2: bool) -> None:
+    authority = trustme.CA()
+    ours = authority.issue_cert("client@example.org")
+    ours.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    ours.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    async with TlsOrigin(certificate) as origin:
+        origin.context.set_alpn_protocols(["http/1.1"])
+        authority.configure_trust(origin.context)
+        origin.context.verify_mode = ssl.CERT_REQUIRED
+        shown = {"client_cert": str(tmp_path / "cert.pem"), "client_key": str(tmp_path / "key.pem")}
+        async with rig(secure_route(origin, certificate, http2=http2, **shown)) as gateway:
+            message, client = await gateway.ask(ASK)
+            assert message.body == b"ok"
+            await client.close()
+        async with rig(secure_route(origin, certificate, http2=http2)) as gateway:
+            message, client = await gateway.ask(ASK)
+            assert message.status == 502
+            await client.close()
+        assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("how", ["the upstream closes", "the client leaves", "idle"])
+async def test_a_session_is_resumed_at_the_next_dial(certificate: Path, version: ssl.TLSVersion, how: str) -> None:
+    async def think(connection: Connection, _) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await connection.wait_ended()
+
+    closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+    script = {"the upstream closes": closing, "the client leaves": think, "idle": OK}[how]
+    async with TlsOrigin(certificate, script) as origin:
+        origin.context.maximum_version = version
+        async with rig(secure_route(origin, certificate)) as gateway:
+            for _ in range(3):
+                client = await gateway.client()
+                await client.send(ASK)
+                await wait_for(lambda client=client: b"ok" in client.received)
+                await client.close()
+                await wait_for(lambda: not gateway.relay.exchanges)
+                gateway.relay.pool.close()
+        stats = origin.context.session_stats()
+        assert (stats["accept_good"], stats["hits"]) == (3, 2)
+
+
+async def test_a_session_the_upstream_has_forgotten_costs_a_handshake_and_no_more(certificate: Path) -> None:
+    async with TlsOrigin(certificate) as origin, rig(secure_route(origin, certificate)) as gateway:
+        port = origin.port
+        message, client = await gateway.ask(ASK)
+        await client.close()
+        await wait_for(lambda: not gateway.relay.exchanges)
+        gateway.relay.pool.close()
+        await origin.__aexit__(None, None, None)
+        restarted = TlsOrigin(certificate)
+        restarted.port = port
+        async with restarted:
+            message, client = await gateway.ask(ASK)
+            assert message.body == b"ok"
+            await client.close()
+            stats = restarted.context.session_stats()
+            assert (stats["accept_good"], stats["hits"]) == (1, 0)
+
+
+async def test_a_session_with_one_certificate_is_not_resumed_with_another(certificate: Path, tmp_path: Path) -> None:
+    """A session stands for the certificates shown when it began: routes share it only where theirs are the same."""
+    trustme.CA().issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
+    async with TlsOrigin(certificate) as origin:
+        url = f"https://127.0.0.1:{origin.port}"
+        plain = {name: Route.parse(name, url, ca_file=str(certificate)) for name in ("up", "same")}
+        other = Route.parse("other", url, ca_file=str(certificate), client_cert=str(tmp_path / "both.pem"))
+        async with rig({**plain, "other": other}) as gateway:
+            for name, hits in ((b"up", 0), (b"same", 1), (b"other", 1)):
+                message, client = await gateway.ask(ASK.replace(b"/up/", b"/" + name + b"/"))
+                assert message.body == b"ok"
+                await client.close()
+                await wait_for(lambda: not gateway.relay.exchanges)
+                assert origin.context.session_stats()["hits"] == hits
