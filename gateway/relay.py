@@ -26,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.guard import Guard
 from gateway.logs import AccessLog
+from gateway.presence import Presence
 from gateway.redaction import redact_target
 from gateway.routes import Route, Routes, Target
 from gateway.upstream import Connection, Pool
@@ -62,7 +63,9 @@ class Counters:
     """Not recorded, at their clients' wish."""
 
 
-RUNNING: Final = frozenset({"recording", "pool", "counters", "exchanges", "connections", "loop", "max_connections", "_said", "_timer"})
+RUNNING: Final = frozenset(
+    {"recording", "pool", "counters", "exchanges", "connections", "loop", "max_connections", "presence", "_said", "_timer"}
+)
 """What of a relay is not settings: `take_over` leaves it alone."""
 
 
@@ -80,6 +83,7 @@ class Relay:
         connect_timeout: float,
         handshake_timeout: float = 30.0,
         idle_timeout: float,
+        idle_timeout_max: float = 60.0,
         guard: Guard | None = None,
         half_close: Literal["auto", "wait", "leave"] = "auto",
         max_streams: int = 0,
@@ -92,12 +96,19 @@ class Relay:
         self.header_timeout = header_timeout
         self.read_timeout = read_timeout
         self.handshake_timeout = handshake_timeout
+        self.allow_unrecorded = allow_unrecorded
         self.guard = guard or Guard()
         self.half_close = half_close
         self.max_streams = max_streams or sys.maxsize
         self.max_connections = sys.maxsize
-        self.allow_unrecorded = allow_unrecorded
-        self.pool = Pool(connect_timeout=connect_timeout, idle_timeout=idle_timeout, second=_second(routes))
+        self.pool = Pool(
+            connect_timeout=connect_timeout,
+            idle_timeout=idle_timeout,
+            idle_timeout_max=idle_timeout_max,
+            routes=routes.routes.values(),
+            second=_second(routes),
+        )
+        self.presence = Presence()
         self.counters = Counters()
         self.exchanges: set[Exchange] = set()
         self.connections: set[ClientConnection] = set()
@@ -206,18 +217,29 @@ class Relay:
     def _tick(self) -> None:
         now = perf_counter()
         self._timer = self.loop.call_later(TICK, self._tick)
+        look = self.presence.due(now)
         for exchange in list(self.exchanges):
             exchange.tick(now)
-            if self.read_timeout and exchange.request_done and now - exchange.heard > self.read_timeout:
-                exchange.timeout(self.read_timeout)
+            silence = exchange.target.route.read_timeout
+            limit = self.read_timeout if silence is None else silence
+            if limit and exchange.request_done and now - exchange.heard > limit:
+                exchange.timeout(limit)
+            elif look:
+                self._look_for(exchange, now)
         for connection in list(self.connections):
             connection.tick(now)
         self.pool.sweep(now)
 
+    def _look_for(self, exchange: Exchange, now: float) -> None:
+        """Break a connection whose other end has vanished; what waits for it is told as of any break."""
+        for connection in (exchange.client, exchange.upstream):
+            if connection is not None and self.presence.vanished(connection.transport, now):
+                connection.transport.abort()
+
 
 def _second(routes: Routes) -> Callable[[Route, float], Connection] | None:
     """How the second path connects. Its libraries cost 20 MB of memory, so they are loaded only where a route asks for it."""
-    if not any(route.http2 or route.proxy for route in routes.routes.values()):
+    if not any(route.second_path for route in routes.routes.values()):
         return None
     from gateway.second import connect
 
