@@ -58,6 +58,7 @@ async def closed(connection: ClientConnection | ServerConnection) -> tuple[int |
 
 
 async def test_text_and_binary_messages_cross_both_ways() -> None:
+    """Acceptance E60."""
     messages = ["text", b"binary", "", b"", "naïve 😀", bytes(range(256))]
     async with upstream(echo) as (_, gateway):
         async with dial(gateway) as client:
@@ -78,6 +79,7 @@ async def test_text_and_binary_messages_cross_both_ways() -> None:
 @pytest.mark.parametrize("size", [2 << 20, 17 << 20])
 @pytest.mark.parametrize("compression", [None, "deflate"])
 async def test_large_messages_cross_both_ways(size: int, compression: str | None) -> None:
+    """Acceptance E60."""
     half = os.urandom(size // 2)
     async with upstream(echo, compression=compression) as (_, gateway), dial(gateway, compression=compression) as client:
         for message in (half + half, (half + half).hex()[:size]):
@@ -86,6 +88,7 @@ async def test_large_messages_cross_both_ways(size: int, compression: str | None
 
 
 async def test_fragments_pings_and_compression_cross_untouched() -> None:
+    """Acceptance E60, E67."""
     sent = b"\x01\x81\x00\x00\x00\x00a\x89\x83\x01\x02\x03\x04qmh\x00\x81\x00\x00\x00\x00b\x80\x81\x00\x00\x00\x00c\xc1\x85junkjunkj"
     back = b"\x01\x01a\x8a\x03png\x80\x01b\xc2\x07\x4a\x4c\x4a\x06\x00\x00\x00"
 
@@ -130,6 +133,7 @@ async def test_the_gateway_sends_no_frames_of_its_own(monkeypatch: pytest.Monkey
 
 
 async def test_the_handshake_is_the_client_s_own() -> None:
+    """Acceptance E63."""
     lines = (
         b"Origin: https://app.example\r\nCookie: a=1\r\nAuthorization: Bearer canary\r\nOpenAI-Beta: realtime=v1\r\n"
         b"Sec-WebSocket-Protocol: realtime, openai-beta.realtime-v1\r\nsec-websocket-protocol: third\r\n"
@@ -173,6 +177,7 @@ async def test_hop_by_hop_headers_of_a_handshake_are_dropped() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 426, 429, 500])
 async def test_a_refused_handshake_is_the_upstream_s_own_answer(status: int) -> None:
+    """Acceptance E62."""
     answer = b'HTTP/1.1 %d Refused\r\nWWW-Authenticate: Bearer\r\nRetry-After: 3\r\nContent-Length: 14\r\n\r\n{"error": "x"}' % status
     async with Origin(answer) as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK + b"\r\n")
@@ -220,6 +225,7 @@ async def test_a_handshake_the_upstream_leaves_unanswered_is_a_502() -> None:
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "going away"), (1011, "naïve 😀"), (4000, "r" * 123), (4999, "")])
 @pytest.mark.parametrize("side", ["client", "upstream"])
 async def test_close_codes_and_reasons_cross_both_ways(side: str, code: int, reason: str) -> None:
+    """Acceptance E61."""
     seen: asyncio.Future[tuple[int | None, str | None]] = asyncio.get_running_loop().create_future()
 
     async def talk(connection: ServerConnection) -> None:
@@ -240,6 +246,7 @@ async def test_close_codes_and_reasons_cross_both_ways(side: str, code: int, rea
 
 
 async def test_a_close_without_a_code_stays_without_one() -> None:
+    """Acceptance E61: what the client sees is 1005, which no frame carries."""
     async def talk(connection: ServerConnection) -> None:
         connection.transport.write(b"\x88\x00")
         await connection.wait_closed()
@@ -250,6 +257,7 @@ async def test_a_close_without_a_code_stays_without_one() -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_an_upstream_that_vanishes_is_never_a_clean_close(how: str) -> None:
+    """Acceptance E61: what the client sees is 1006."""
     async def talk(connection: Connection) -> None:
         await connection.read_head()
         await connection.send(SWITCH + b"\x81\x02hi")
@@ -273,6 +281,7 @@ async def test_an_upstream_that_vanishes_is_never_a_clean_close(how: str) -> Non
 
 
 async def test_a_client_that_vanishes_closes_the_upstream() -> None:
+    """Acceptance E66. Codex leaves so: its tungstenite drops the socket without a close frame."""
     async def talk(connection: Connection) -> None:
         await connection.read_head()
         await connection.send(SWITCH + b"\x81\x02hi")
@@ -371,6 +380,7 @@ async def test_what_is_no_handshake_crosses_as_an_ordinary_request(request_bytes
 
 
 async def test_a_slow_reader_of_a_websocket_stalls_the_upstream() -> None:
+    """Acceptance E65, in small."""
     frame = b"\x82\x7f" + (1 << 20).to_bytes(8, "big") + b"x" * (1 << 20)
 
     async def flood(connection: Connection) -> None:
