@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         said = _TIMEOUT.search(value)
         if said is not None:
             seconds = float(said[1])
-            limit = self.keep_for if self.route.idle_timeout is not None or not self.keep_for else max(most, 0.0)
+            limit = self.keep_for if self.route.idle_timeout is not None or not self.keep_for else max(most, self.keep_for)
             self.keep_for = min(max(seconds - 1.0, seconds / 2), limit)
 
     def keep_session(self) -> None:
