@@ -81,7 +81,7 @@ async def main() -> None:
     client = relay.protocol(uvicorn.Config(cast(Any, None)), ServerState(), {})
     client_wire, upstream_wire = Wire(), Wire()
     client.connection_made(client_wire)
-    upstream = Connection(route, lambda _: None)
+    upstream = Connection(route, lambda _: None, 60.0)
     upstream.connection_made(upstream_wire)
     relay.pool._idle["bench"] = [upstream]
     head = ["GET /bench/json HTTP/1.1\r\nHost: 127.0.0.1:8787\r\n", *(f"{name}: {value}\r\n" for name, value in HEADS[arguments.head])]
