@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
 from archive.errors import ArchiveError
 from archive.proof.keys import public_key
 from archive.proof.report import Damaged, Numbers, Proof, Report, counted
+from archive.proof.transparency import Comparison, compare
 from archive.proof.verdict import named, unproven
 from archive.proof.verify import verify as check
 from gateway.commands.options import Whole, WrongInput, read_settings, settings_options, sha256
@@ -40,9 +41,10 @@ MARKS: Final = {"ok": "ok   ", "warn": "warn ", "fail": "FAIL "}
 @click.option(
     "--jobs", type=Whole(1, 256), metavar="NUMBER", default=1, show_default=True, help="Processes to look at several hours at once."
 )
+@click.option("--transparency", is_flag=True, help="Show instead what the gateway did not forward as it had received it.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report as one JSON object.")
 @settings_options("archive")
-def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int, as_json: bool, **flags: Any) -> None:
+def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int, transparency: bool, as_json: bool, **flags: Any) -> None:
     """Check that recordings are complete and as they were: nothing missing, nothing damaged, sealed hours unchanged.
 
     PATHS are folders of recordings or single files; without any, the archive of the settings. Needs nothing but the files. Says what is
@@ -52,15 +54,25 @@ def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int
     Without --key, whoever can write to the folder can seal it anew. Without --head, kept elsewhere, newest hours that are gone with their
     seals do not show: nothing that is left knows of them.
 
-    The exit code is 0 when all is there, 1 when something is missing, damaged or not vouched for by the key, 2 when it cannot be looked at.
+    With --transparency the question is another one: was each request handed to the upstream, and each response to the client, as it had
+    come? Every record has digests of header names, sizes and hashes of both sides; exchanges where they differ beyond the rules for
+    intermediaries are listed.
+
+    The exit code is 0 when all is there, 1 when something is missing, damaged, not vouched for by the key, or was not forwarded unchanged,
+    2 when it cannot be looked at.
 
     \b
     Examples:
       verbatim verify
       verbatim verify /mnt/backup/archive --key seal.pub --head 5f0c... --jobs 4
       verbatim verify 2026-11-20T10.jsonl.gz --json
+      verbatim verify --transparency
     """
+    if transparency and (key is not None or head is not None):
+        raise WrongInput("--transparency asks what the gateway did; ask without it what --key and --head vouch for")
     chosen = list(paths) or [read_settings(flags, exists="check").archive]
+    if transparency:
+        _transparency(chosen, jobs, as_json)
     try:
         report = check(chosen, key=None if key is None else public_key(key), head=head, jobs=jobs)
     except ArchiveError as error:
@@ -71,6 +83,27 @@ def verify(paths: tuple[Path, ...], key: str | None, head: str | None, jobs: int
         for line in (report.sentence, *_shown(_details(report)), *_seals(report, key)):
             click.echo(one_line(line))
     sys.exit(0 if report.complete else 1)
+
+
+def _transparency(paths: list[Path], jobs: int, as_json: bool) -> NoReturn:
+    try:
+        found = compare(paths, jobs=jobs)
+    except ArchiveError as error:
+        raise WrongInput(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), default=str, ensure_ascii=False))
+    else:
+        for line in (found.sentence, *_shown(_differing(found))):
+            click.echo(one_line(line))
+    sys.exit(0 if found.unchanged else 1)
+
+
+def _differing(found: Comparison) -> Iterator[str]:
+    for it in found.differing:
+        for what in it.what:
+            yield f"differs   {it.id}  {it.at}  {it.file.name}  {what}"
+    if found.differ > len(found.differing):
+        yield f"differs   {found.differ - len(found.differing):,} further exchanges"
 
 
 def _shown(lines: Iterable[str]) -> Iterator[str]:
