@@ -61,9 +61,9 @@ class Guard:
                 "origin_refused",
                 f"a web page of {shown!r} may not use this gateway; if it is yours, name it in the setting allow_origins",
             )
+        given = _take_token(head)
         if self._token is None:
             return None
-        given = _take_token(head)
         if any(hmac.compare_digest(token, self._token) for token in given) or head.target.partition(b"?")[0] == OPEN_PAGE:
             return None
         return GatewayError(
