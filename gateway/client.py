@@ -26,7 +26,7 @@ from gateway.wire import Data, End, Event, Head, ProtocolError, request_reader
 if TYPE_CHECKING:
     from gateway.relay import Relay
 
-__all__ = ["ClientConnection", "SurplusConnection"]
+__all__ = ["ClientConnection"]
 
 IDLE: Final = 75.0
 """Seconds a client's connection is kept open between requests: nginx's keepalive_timeout; SDK pools give up sooner by themselves."""
@@ -41,6 +41,11 @@ AHEAD_LIMIT: Final = 64 << 10
 LOOK_AGAIN: Final = (0.02, 0.25)
 """Seconds until a client that has finished sending is looked at again, the first time and later: some close right after shutdown(), and
 of one that closes while it waits no packet tells."""
+
+
+SURPLUS: Final = 32
+"""Connections beyond those the descriptors allow that are told so, at one time; further ones are closed unheard. A crowd of them would
+take the descriptors that those let in need for their upstreams, and nobody at all would be answered."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -77,6 +82,9 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
         self._since = perf_counter()
+        # Not when it was accepted: the loop accepts a whole crowd before it makes the first of them known.
+        if len(self._relay.connections) > self._relay.max_connections and type(self) is ClientConnection:
+            self._surplus()
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -219,6 +227,19 @@ class ClientConnection(asyncio.Protocol):
             transport.close()
 
     # Requests
+
+    def _surplus(self) -> None:
+        """There are no descriptors for it."""
+        relay = self._relay
+        if len(relay.connections) > relay.max_connections + SURPLUS:
+            relay.counters.overloaded += 1
+            self.transport.abort()
+            return
+        self._connections.discard(self)
+        relay.connections.discard(self)
+        surplus = SurplusConnection(relay, self._config, self._state, self._app_state)
+        self.transport.set_protocol(surplus)
+        surplus.connection_made(self.transport)
 
     def _run(self, events: list[Event]) -> None:
         """Pass on what a request's bytes mean: first out, then told."""

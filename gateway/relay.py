@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from archive.record import Client, EndReason, Upstream, id_text, new_id
 from gateway import control
 from gateway.capture import Recording
-from gateway.client import ClientConnection, SurplusConnection
+from gateway.client import ClientConnection
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.guard import Guard
@@ -43,7 +43,7 @@ FLUSH: Final = 0.5
 """Seconds the last bytes to clients may take when Verbatim stops."""
 
 SPARE: Final = 64
-"""File descriptors kept from clients: for the records, and to say to whom there is none left that it is so."""
+"""File descriptors kept from clients and upstreams: for the records, and to say to whom there is none left that it is so."""
 
 SAID: Final = 20
 """Different web origins whose refusal is logged; those after that are counted."""
@@ -57,7 +57,7 @@ class Counters:
     failed: int = 0
     refused: int = 0
     overloaded: int = 0
-    """Requests answered with 503 at once: beyond `max_streams`, or beyond the descriptors there are."""
+    """Requests answered with 503 at once, or closed unheard: beyond `max_streams`, or beyond the descriptors there are."""
     capture_errors: int = 0
     declined: int = 0
     """Not recorded, at their clients' wish."""
@@ -123,7 +123,7 @@ class Relay:
         self.loop = asyncio.get_running_loop()
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
-            self.max_connections = max(descriptors - SPARE, SPARE)
+            self.max_connections = max((descriptors - SPARE) // 2, SPARE // 4)  # each may need another for its upstream
         self._timer = self.loop.call_later(TICK, self._tick)
 
     async def stop(self) -> None:
@@ -154,8 +154,7 @@ class Relay:
 
     def protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None) -> ClientConnection:
         """What uvicorn calls for each connection."""
-        kind = ClientConnection if len(self.connections) < self.max_connections else SurplusConnection
-        return kind(self, config, server_state, app_state)
+        return ClientConnection(self, config, server_state, app_state)
 
     def open(self, client: ClientConnection, head: Head, target: Target) -> Exchange:
         """A new exchange for a request."""
