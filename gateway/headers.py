@@ -27,27 +27,28 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 
-_HOP_AND_HOST: Final = HOP_BY_HOP | {b"host"}
+_AS_IT_CAME: Final = b": ".join
+"""A field's line of its name and value. Most fields just cross, so heads are put together by C code; the few others are looked at."""
 _CHUNKED: Final = b"Transfer-Encoding: chunked"
 
 
 def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
     """The request head for the upstream. Nothing is added: no Via, no User-Agent, no Connection."""
-    lines = [b"%b %b HTTP/1.1" % (head.method, target)]
-    dropped = _named(head)
-    for field, lower in zip(head.headers, head.names, strict=True):
-        if lower in _HOP_AND_HOST:
-            name = field[0]
-            if lower == b"host":
-                lines.append(name + b": " + authority)
-            elif lower == b"transfer-encoding" and head.framing == "chunked":
-                lines.append(_CHUNKED)
-        elif lower[:11] != PREFIX and lower not in dropped:
-            lines.append(b": ".join(field))
-    if b"host" not in head.names:  # HTTP/1.0 may come without; we speak 1.1, which may not
-        lines.insert(1, b"Host: " + authority)
+    lines = list(map(_AS_IT_CAME, head.headers))
+    names, host, dropped = head.names, False, _named(head)
+    for index in reversed(_special(head, dropped)):
+        name = names[index]
+        if name == b"host":
+            lines[index] = head.headers[index][0] + b": " + authority
+            host = True
+        elif name == b"transfer-encoding" and head.framing == "chunked":
+            lines[index] = _CHUNKED
+        elif name in HOP_BY_HOP or name in dropped or name.startswith(PREFIX):
+            del lines[index]
+    if not host:  # HTTP/1.0 may come without; we speak 1.1, which may not
+        lines.insert(0, b"Host: " + authority)
     lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    return b"%b %b HTTP/1.1\r\n" % (head.method, target) + b"\r\n".join(lines)
 
 
 def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning: bytes = b"") -> bytes:
@@ -56,24 +57,23 @@ def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning:
     `chunked`: the body follows in chunks; `close`: the connection ends after it (said in a Connection field of our own hop). `warning`:
     what of the client's wishes could not be used, in one more field.
     """
-    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    dropped = _named(head)
-    for field, lower in zip(head.headers, head.names, strict=True):
-        if lower in HOP_BY_HOP:
-            if lower == b"transfer-encoding" and chunked:
-                lines.append(_CHUNKED)
-                chunked = False
-        elif lower not in dropped:
-            lines.append(b": ".join(field))
+    lines = list(map(_AS_IT_CAME, head.headers))
+    names, dropped = head.names, _named(head)
+    for index in reversed(_special(head, dropped)):
+        name = names[index]
+        if name == b"transfer-encoding" and chunked:
+            lines[index] = _CHUNKED
+            chunked = False
+        elif name in HOP_BY_HOP or name in dropped:
+            del lines[index]
     if chunked:
         lines.append(_CHUNKED)
     if close:
         lines.append(b"Connection: close")
     if warning:
         lines.append(WARNING + b": " + warning)
-    lines.append(b"x-verbatim-id: " + id)
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    lines.append(b"x-verbatim-id: %b\r\n\r\n" % id)
+    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason) + b"\r\n".join(lines)
 
 
 def interim_head(head: Head) -> bytes:
@@ -103,6 +103,13 @@ def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: b
         lines.append(b"x-verbatim-id: " + id)
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
+
+
+def _special(head: Head, dropped: frozenset[bytes]) -> list[int]:
+    """Indexes of the fields that do not just cross."""
+    if not dropped:
+        return head.noted
+    return sorted({*head.noted, *(index for index, name in enumerate(head.names) if name in dropped)})
 
 
 def _named(head: Head) -> frozenset[bytes]:
