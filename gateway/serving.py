@@ -88,12 +88,15 @@ def siblings(first: socket.socket, count: int) -> list[socket.socket]:
     Only Linux does (3.9 and newer, socket(7)): elsewhere `first` alone, for all. Measured with 200 connections on two processes: 93 to 107
     with sockets of their own, up to 1 to 199 with one for both, because who is awake takes all that wait.
     """
+    from gateway.dialing import keep_alive
+
     found = [first]
     while sys.platform == "linux" and len(found) < count:
         listener = socket.socket(first.family, first.type, first.proto)
         found.append(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        keep_alive(listener)
         listener.bind(first.getsockname())
         listener.listen(BACKLOG)
     return found
