@@ -30,7 +30,6 @@ def report(relay: Relay, keeper: Keeper | None) -> Report:
         "tasks": len(asyncio.all_tasks()),
         "refused_requests": counters.refused,
         "overloaded_requests": counters.overloaded,
-        "overloaded_requests": counters.overloaded,
         "capture_errors": counters.capture_errors,
         "declined": counters.declined,
         "unread_bytes": keeper.tape.unread if keeper is not None else 0,
