@@ -179,3 +179,51 @@ async def test_a_dial_is_made_once_however_long_it_takes() -> None:
         await client.close()
         assert origin.requests[0].body == b"halffull"
         assert len(dialled) == 1
+
+
+@pytest.mark.parametrize(("shape", "kind"), [("openai", "server_error"), ("anthropic", "overloaded_error"), ("gemini", "UNAVAILABLE")])
+async def test_one_stream_too_many_is_told_so_at_once(shape: str, kind: str) -> None:
+    """Acceptance B28, J123: in the provider's shape, with Retry-After, without a look at the body."""
+
+    async def think(connection, request) -> None:
+        await go.wait()
+        await connection.send(OK)
+
+    go = asyncio.Event()
+    async with Origin(think) as origin, rig({"up": Route.parse("up", origin.url, shape=shape)}, max_streams=2) as gateway:
+        running = [await gateway.client() for _ in range(2)]
+        for client in running:
+            await client.send(ASK)
+        await wait_for(lambda: len(origin.requests) == 2)
+        late = await gateway.client()
+        for _ in range(3):  # its connection stays usable
+            await late.send(ASK)
+            message = await final(late)
+            assert message.status == 503
+            assert message.values(b"x-verbatim-error") == [b"overloaded"]
+            assert message.values(b"retry-after") == [b"1"]
+            assert message.values(b"content-length") == [b"%d" % len(message.body)]
+            assert kind in message.body.decode()
+        await late.send(ASK * 400)  # however many it sends ahead
+        for _ in range(400):
+            assert (await final(late)).status == 503
+        large = await gateway.client()
+        await large.send(b"POST /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")  # and nothing of it
+        message = await final(large)
+        assert message.status == 503
+        assert message.values(b"connection") == [b"close"]
+        await large.close()
+        page, other = await gateway.ask(b"GET /_verbatim/health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert page.status == 200
+        assert json.loads(page.body)["overloaded_requests"] == 404
+        await other.close()
+        assert len(origin.connections) == 2
+        go.set()
+        for client in running:
+            assert (await final(client)).status == 200
+        await wait_for(lambda: not gateway.relay.exchanges)
+        await late.send(ASK)
+        assert (await final(late)).status == 200
+        for client in (*running, late):
+            await client.close()
+    assert len(gateway.recording.exchanges) == 3
