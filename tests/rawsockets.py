@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import re
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable
@@ -280,9 +281,9 @@ class RawUpstream:
                 connection.transport.close()
 
 
-async def connect(port: int, host: str = "127.0.0.1") -> Connection:
-    """A raw client connection. The caller closes or resets it."""
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port)
+async def connect(port: int, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> Connection:
+    """A raw client connection, inside TLS with `tls`. The caller closes or resets it."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port, ssl=tls)
     return connection
 
 

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import functools
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import trustme
 import uvicorn
 from rawsockets import Connection, RawUpstream, connect, wait_for
 from readback import Message
@@ -31,6 +33,9 @@ __all__ = ["Connection", "Kept", "Origin", "RawUpstream", "Recording", "Rig", "c
 
 SECOND_PATH = False
 """Whether routes given as URLs take the second path to their upstream."""
+
+FRONT = False
+"""Whether the gateway is reached through TLS."""
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -148,6 +153,12 @@ class Rig:
     relay: Relay
     recording: Any
     problems: list[str]
+    tls: ssl.SSLContext | None
+    """What a client dials with, where the gateway has a TLS front."""
+
+    def url(self, path: str) -> str:
+        """The websocket URL of `path`."""
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}{path}"
 
     async def ended(self, count: int = 1) -> list[Kept]:
         """Wait until `count` exchanges have ended in the records; return all."""
@@ -165,7 +176,7 @@ class Rig:
 
     async def client(self) -> Connection:
         """A raw connection to the gateway."""
-        return await connect(self.port)
+        return await connect(self.port, tls=self.tls)
 
     async def ask(self, request: bytes) -> tuple[Message, Connection]:
         """Send `request` on a connection of its own; the final response and the connection, still open."""
@@ -180,6 +191,16 @@ async def final(client: Connection, method: bytes = b"GET") -> Message:
         message = await client.read_message(answers=method)
         if message.status >= 200 or message.status == 101:
             return message
+
+
+@functools.cache
+def _front() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """What a server and a client of this process do TLS with."""
+    authority = trustme.CA()
+    theirs, ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(theirs)
+    authority.configure_trust(ours)
+    return theirs, ours
 
 
 class _Errors(logging.Handler):
@@ -223,9 +244,9 @@ async def rig(
     loop.set_exception_handler(lambda _, context: problems.append(f"{context.get('message')}: {context.get('exception')!r}"))
     protocol = functools.partial(relay.protocol, config, ServerState(), {})
     relay.start()
-    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=_front()[0] if FRONT else None)
     try:
-        yield Rig(server.sockets[0].getsockname()[1], relay, recording, problems)
+        yield Rig(server.sockets[0].getsockname()[1], relay, recording, problems, _front()[1] if FRONT else None)
     finally:
         server.close()
         await relay.stop()

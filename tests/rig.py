@@ -152,7 +152,8 @@ async def _serve(folder: Path, values: Mapping[str, Any], routes: Mapping[str, s
         command = [sys.executable, "-P", "-W", "error", "-m", "gateway.cli", "serve"]
         process = Started(command, log=folder / f"gateway{attempt}.log", cwd=folder, env=env)
         try:
-            await wait_for(lambda process=process, port=port: not process.running or _healthy(port))
+            scheme = "https" if values.get("tls_cert") else "http"
+            await wait_for(lambda process=process, url=f"{scheme}://127.0.0.1:{port}": not process.running or _healthy(url))
         except BaseException:
             process.kill()
             raise
@@ -163,10 +164,10 @@ async def _serve(folder: Path, values: Mapping[str, Any], routes: Mapping[str, s
     raise AssertionError(f"the gateway did not start, exit code {process.process.returncode}:\n{process.output()}")
 
 
-async def _healthy(port: int) -> bool:
+async def _healthy(url: str) -> bool:
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
-            return (await client.get(f"http://127.0.0.1:{port}/_verbatim/health")).status_code == 200
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0, verify=not url.startswith("https:")) as client:
+            return (await client.get(f"{url}/_verbatim/health")).status_code == 200
     except httpx.TransportError:
         return False
 

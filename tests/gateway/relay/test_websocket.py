@@ -39,8 +39,7 @@ async def upstream(talk: Conversation, **options) -> AsyncIterator[tuple[Server,
 
 
 def dial(gateway: Rig, path: str = "/up/", **options) -> connect:
-    url = f"ws://127.0.0.1:{gateway.port}{path}"
-    return connect(url, **{"max_size": None, "ping_interval": None, "proxy": None, **options})
+    return connect(gateway.url(path), ssl=gateway.tls, **{"max_size": None, "ping_interval": None, "proxy": None, **options})
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -247,6 +246,7 @@ async def test_close_codes_and_reasons_cross_both_ways(side: str, code: int, rea
 
 async def test_a_close_without_a_code_stays_without_one() -> None:
     """Acceptance E61: what the client sees is 1005, which no frame carries."""
+
     async def talk(connection: ServerConnection) -> None:
         connection.transport.write(b"\x88\x00")
         await connection.wait_closed()
@@ -258,6 +258,7 @@ async def test_a_close_without_a_code_stays_without_one() -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_an_upstream_that_vanishes_is_never_a_clean_close(how: str) -> None:
     """Acceptance E61: what the client sees is 1006."""
+
     async def talk(connection: Connection) -> None:
         await connection.read_head()
         await connection.send(SWITCH + b"\x81\x02hi")
@@ -282,6 +283,7 @@ async def test_an_upstream_that_vanishes_is_never_a_clean_close(how: str) -> Non
 
 async def test_a_client_that_vanishes_closes_the_upstream() -> None:
     """Acceptance E66. Codex leaves so: its tungstenite drops the socket without a close frame."""
+
     async def talk(connection: Connection) -> None:
         await connection.read_head()
         await connection.send(SWITCH + b"\x81\x02hi")
