@@ -335,3 +335,17 @@ def test_an_exchange_whose_recording_failed_is_told_lost_once() -> None:
     rig.pass_on()
     assert [why for _, _, why in rig.lost] == ["recording failed"]
     assert rig.tape.lost == 1
+
+
+def test_what_is_written_as_it_was_received_is_told_once() -> None:
+    rig = Rig()
+    body = bytes(range(256)) * 100
+    told = opened(rig.tape)
+    assert told is not None
+    told.handed("upstream", [b"POST / HTTP/1.1\r\nContent-Length: 25600\r\n\r\n"])
+    told.request_data([body[:10]], 100.0)  # nothing of it was handed on yet
+    told.handed("upstream", [body[:10], body])
+    told.request_data([body], 100.0)
+    tape = rig.tape.take()
+    assert tape.count(body) == 1
+    assert len(tape) < len(body) + 2000

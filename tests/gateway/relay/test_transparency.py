@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import verbatim
 from readback import Message
 from relayrig import Connection, Kept, Origin, RawUpstream, final, rig, wait_for
+from samples import Shelf
 
 from archive.line import to_line
 from archive.record import Crossed, Transparency, names_digest
@@ -326,3 +329,34 @@ async def test_websocket_bytes_are_counted_both_ways(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Exchange, "client_bytes", spoilt)
     assert differences(await one()) == ["request body: the bytes forwarded are not those received, from byte 0 on"]
+
+
+async def test_the_exchange_and_the_direction_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance of issue 4, item 5: a fault put into the relay is found by the command, in the archive."""
+    shelf = Shelf(tmp_path)
+    kept = [await asked(POST, ANSWER)]
+    with monkeypatch.context() as patch:
+        spoil_response(patch, BUGS["altered"])
+        kept.append(await asked(POST, ANSWER))
+    kept.append(await asked(POST, CHUNKED))
+    for one in kept:
+        shelf.put(one.parts)
+    found = verbatim(tmp_path, "verify", "--transparency", tmp_path)
+    assert found.returncode == 1, found.stderr
+    first, second = found.stdout.splitlines()
+    assert first == "1 exchange of 3 was not forwarded unchanged."
+    assert second.startswith(f"differs   {kept[1].id}  ")
+    assert second.endswith("response body: the bytes forwarded are not those received, from byte 3 on")
+    report = json.loads(verbatim(tmp_path, "verify", "--transparency", "--json", tmp_path).stdout)
+    assert [it["id"] for it in report["differing"]] == [kept[1].id]
+    assert verbatim(tmp_path, "verify", "--transparency", "--key", "x", tmp_path).returncode == 2
+
+
+async def test_a_header_s_secret_name_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = b"sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGH"
+    real = headers.request_head
+    monkeypatch.setattr(headers, "request_head", lambda *args: real(*args).replace(name + b": 1\r\n", b""))
+    kept = await asked(POST.replace(b"X-Dup", name, 1), ANSWER)
+    assert differences(kept) == ["request headers: header [redacted] was lost"]
+    assert sides(kept)[0].names[0] == names_digest(field for field, _ in kept.request.headers)
+    assert name.lower() not in (to_line(kept.parts[-1], writer="w", seq=0) or b"").lower()
