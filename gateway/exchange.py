@@ -10,7 +10,7 @@ import contextlib
 import logging
 from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from archive.record import EndReason
 from gateway import headers
@@ -119,7 +119,8 @@ class Exchange:
         self._response: Head | None = None
         self._status = 0
         self._sent = False
-        self._continued = False
+        self._continued: Literal["", "ours", "theirs"] = ""
+        """Whose 100 the client got. One of the upstream's that comes after ours is the same word once more; all others pass."""
         self._retried = False
         self._holding = False
         self._deadline = 0.0
@@ -273,7 +274,7 @@ class Exchange:
     def _continue(self) -> None:
         self._timer = None
         if not (self.over or self.request_done or self._continued or self._sent) and self._response is None:
-            self._continued = True
+            self._continued = "ours"
             self.client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # From the upstream to the client
@@ -322,8 +323,10 @@ class Exchange:
             out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode(), warning=self._warning))
             return
         if head.status < 200:
-            if not old and not (head.status == 100 and self._continued):
-                self._continued = self._continued or head.status == 100
+            repeated = self._continued == "ours" and head.status == 100
+            if head.status == 100:
+                self._continued = "theirs"
+            if not (old or repeated):
                 out.append(headers.interim_head(head))
             return
         self._response = head
