@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from archive.errors import DamagedMember
+from archive.naming import in_body
 
-__all__ = ["Content", "Entry", "Exchange", "Head", "Place", "Summary", "assemble", "moment"]
+__all__ = ["Content", "Entry", "Exchange", "Head", "Place", "Summary", "assemble", "moment", "upstream_ids"]
 
 Json = dict[str, Any]
 
@@ -38,6 +39,14 @@ class Entry:
     kind: Literal["http", "websocket"]
     client: str
     session: str | None
+    session_source: str | None
+    """Where the session was found: a header's name, "path", a key of the request's body as "body.conversation", or "inferred"."""
+    agent: str | None
+    user: str | None
+    user_source: str | None
+    tags: tuple[str, ...]
+    kept: str
+    """"full", or "metadata": the client wished that no content be kept."""
     route: str
     method: str
     target: str
@@ -123,6 +132,13 @@ class Summary:
     at: datetime | None = None
     client: str = ""
     session: str | None = None
+    session_source: str | None = None
+    agent: str | None = None
+    user: str | None = None
+    user_source: str | None = None
+    tags: str | None = None
+    """Each between line feeds, so that one is found by looking for it between two; None without any."""
+    kept: str = "full"
     route: str = ""
     method: str = ""
     target: str = ""
@@ -155,7 +171,8 @@ class Summary:
         self.writer = str(part["writer"])
         if self.at is None:
             self.at = moment(part["at"])
-            self.client, self.session = str(part["client"]["address"]), part["client"]["session"]
+            self._called(part["client"])
+            self.kept = str(part.get("kept") or "full")
             self.route = str(part["upstream"]["name"])
         self.request_bytes = max(self.request_bytes, _reached(part["request"]))
         self.response_bytes = max(self.response_bytes, _reached(part["response"]))
@@ -163,6 +180,9 @@ class Summary:
             head = _request_head(part["request"])
             self.method, self.target = head.method, head.target
             self.websocket = self.websocket or "websocket" in _values(head.headers, "upgrade").lower()
+            body = part["request"]["body"]
+            if body and body["complete"] and not body["offset"]:
+                self.name(body["text"])
         if part["response"] and part["response"]["status"]:
             answer = _response_head(part["response"])
             self.status, self.origin = answer.status, answer.origin
@@ -180,6 +200,21 @@ class Summary:
         self.end = self.end if part["end"] is None else str(part["end"]["reason"])
         self.redactions += sum(int(it["count"]) for it in part["redactions"])
 
+    def _called(self, client: Json) -> None:
+        """Who called, as the first part has it. Lines of early builds lack all names but the session's."""
+        self.client, self.session, self.session_source = str(client["address"]), client["session"], client["session_source"]
+        self.agent, self.user, self.user_source = client.get("agent"), client.get("user"), client.get("user_source")
+        tags = [str(tag) for tag in client.get("tags") or ()]
+        self.tags = "\n" + "\n".join(tags) + "\n" if tags else None
+
+    def name(self, body: str | None) -> None:
+        """Take over the names that a request's whole body has for session and user, where they go before those known."""
+        named = in_body(body, self.session_source, self.user_source)
+        if named.session is not None:
+            self.session, self.session_source = named.session, named.session_source
+        if named.user is not None:
+            self.user, self.user_source = named.user, named.user_source
+
     def entry(self, id: str, *, gone: bool) -> Entry:
         """The list's row. `gone`: the writer of the last part writes no more."""
         return Entry(
@@ -188,6 +223,12 @@ class Summary:
             kind="websocket" if self.websocket else "http",
             client=self.client,
             session=self.session,
+            session_source=self.session_source,
+            agent=self.agent,
+            user=self.user,
+            user_source=self.user_source,
+            tags=tuple(self.tags.strip("\n").split("\n")) if self.tags else (),
+            kept=self.kept,
             route=self.route,
             method=self.method,
             target=self.target,
@@ -214,12 +255,13 @@ def assemble(
         responses = [part["response"] for part in parts if part["response"]]
         request = next((_request_head(it) for it in requests if it["method"]), None)
         response = next((_response_head(it) for it in responses if it["status"]), None)
+        request_body = _content([it["body"] for it in requests if it["body"]], unread)
         return Exchange(
-            entry=entry,
+            entry=_named(entry, request_body),
             client=_first(parts, "client"),
             upstream=_with(parts[0]["upstream"], "name", "url"),
             request=request,
-            request_body=_content([it["body"] for it in requests if it["body"]], unread),
+            request_body=request_body,
             response=response,
             response_body=_content([it["body"] for it in responses if it["body"]], unread),
             messages=[_with(message, "side", "at_ms", "type", "text", "base64", "code") for part in parts for message in part["messages"]],
@@ -232,6 +274,24 @@ def assemble(
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise DamagedMember("the line is not of this schema") from error
+
+
+_IDS: Final = frozenset({"x-request-id", "request-id", "cf-ray", "x-amzn-requestid", "apim-request-id", "x-goog-request-id"})
+"""Response headers by which an upstream's support finds a call; no order is meant."""
+
+
+def upstream_ids(exchange: Exchange) -> list[tuple[str, str]]:
+    """How the upstream itself calls this exchange: the headers, as they came."""
+    head = exchange.response
+    return [] if head is None or head.origin != "upstream" else [field for field in head.headers if field[0].lower() in _IDS]
+
+
+def _named(entry: Entry, body: Content | None) -> Entry:
+    """With the names in a body that was too long for a list to look into."""
+    named = in_body(body.text if body is not None else None, entry.session_source, entry.user_source)
+    if named.session is not None:
+        entry = replace(entry, session=named.session, session_source=named.session_source)
+    return entry if named.user is None else replace(entry, user=named.user, user_source=named.user_source)
 
 
 def _reached(side: Json | None) -> int:

@@ -30,12 +30,12 @@ from archive.catalog.rows import Catalog, Covered
 from archive.catalog.searching import Chosen, Search
 from archive.catalog.telling import running
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
-from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble
+from archive.exchange import Content, Entry, Exchange, Head, Place, Summary, assemble, upstream_ids
 from archive.parts import Files, fold, fold_all, number
 from archive.record import id_text
 from archive.service import Event, Writers, damage, event
 
-__all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader"]
+__all__ = ["Content", "Entry", "Event", "Exchange", "Head", "Page", "Place", "Progress", "Reader", "upstream_ids"]
 
 DEFAULT_LIMIT: Final = 256 << 20
 """Bytes of lines that one exchange may take when it is opened; texts beyond it are left out and said to be unread."""
@@ -143,16 +143,19 @@ class Reader:
         route: str | None = None,
         status: str | int | None = None,
         text: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
     ) -> Page:
         """Exchanges that began before the one named `before`, newest first, at most `limit` (up to 500).
 
         `route` is a route's name; `status` "2xx", 404 or "none" (no answer); `text` words that an exchange says, as
-        `archive.words.query.Query` reads them. With a filter no more than 2,000 exchanges are looked at one by one, and after half a second
-        no more than ten: a page may come short, even empty, and still have a `next`. Raises BadName for a `before`, `status` or `text` that
-        is none.
+        `archive.words.query.Query` reads them; `session`, `user` and `tag` are names as an Entry has them. With a filter no more than 2,000
+        exchanges are looked at one by one, and after half a second no more than ten: a page may come short, even empty, and still have a
+        `next`. Raises BadName for a `before`, `status` or `text` that is none.
         """
         start = None if before is None else _whole_id(before)
-        chosen = Chosen.of(route, status, text)
+        chosen = Chosen.of(route, status, text, session, user, tag)
         return self._reading(lambda files: self._page(start, max(1, min(limit, _MAX_PAGE)), chosen, files))
 
     def get(self, id: str) -> Exchange:

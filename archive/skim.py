@@ -18,9 +18,9 @@ try:
 except ImportError:
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["contains", "decode", "read_line", "skim"]
+__all__ = ["SMALL", "contains", "decode", "read_line", "skim"]
 
-_SMALL: Final = 1 << 20
+SMALL: Final = 1 << 20
 """A line up to this long is read whole: skimming costs a microsecond a string, parsing a tenth of that."""
 _KEEP: Final = 128 << 10
 """A longer string is left out of what `skim` returns: beyond any header or target, short of most bodies."""
@@ -77,7 +77,7 @@ def contains(handle: Handle, offset: int, needle: bytes) -> bool:
 def _small(handle: Handle, offset: int) -> bytes | None:
     """The line where it and its member are short; None where they are not."""
     length, size = handle.lengths(offset)
-    return read_line(handle, offset, limit=size) if size <= _SMALL >= length else None
+    return read_line(handle, offset, limit=size) if size <= SMALL >= length else None
 
 
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from archive.errors import BadName, NotFound
-from archive.reader import Content, Event, Exchange, Head, Page, Place, Reader
+from archive.reader import Content, Event, Exchange, Head, Page, Place, Reader, upstream_ids
 from dashboard import timeline, views, words
 from dashboard.query import STATUSES, Filter
 from dashboard.render import Renderer
@@ -139,6 +139,7 @@ class Pages:
             messages=views.message_rows(found.messages, first, _MESSAGES),
             message_pages=_message_pages(found, first),
             bar=_bar(found),
+            upstream_ids=upstream_ids(found),
             chunks=len(_marks(found)),
             cuts=self._cuts(found)[:_CUTS],
             cuts_left=max(0, len(found.places) - _CUTS),

@@ -26,6 +26,8 @@ STATUSES = (
 )
 """What the page offers to choose; the query takes any status."""
 _MOST = 500
+_NAMES = ("route", "text", "session", "user", "tag")
+"""What is given by name, and taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Filter:
     text: str = ""
     before: str = ""
     limit: int = _PAGE
+    session: str = ""
+    user: str = ""
+    tag: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filter:
@@ -50,16 +55,22 @@ class Filter:
         limit = query.get("limit", str(_PAGE))
         if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= _MOST):
             raise HTTPException(400, f"\u201climit\u201d is a number from 1 to {_MOST}.")
-        return cls(query.get("route", "").strip(), status, query.get("text", "").strip(), before, int(limit))
+        named = {name: query.get(name, "").strip() for name in _NAMES}
+        return cls(status=status, before=before, limit=int(limit), **named)
 
     @property
     def narrows(self) -> bool:
         """Whether anything is filtered out."""
-        return bool(self.route or self.status or self.text)
+        return bool(self.status or any(getattr(self, name) for name in _NAMES))
+
+    @property
+    def called(self) -> dict[str, str]:
+        """By which names of calls it filters."""
+        return {name: value for name in ("session", "user", "tag") if (value := getattr(self, name))}
 
     def query(self, *, before: str | None = None) -> dict[str, str]:
         """The parameters that ask for the same, from `before` on."""
-        wanted = {"route": self.route, "status": self.status, "text": self.text, "before": before or ""}
+        wanted = {"route": self.route, "status": self.status, "text": self.text, **self.called, "before": before or ""}
         if self.limit != _PAGE:
             wanted["limit"] = str(self.limit)
         return {name: value for name, value in wanted.items() if value}
@@ -68,7 +79,10 @@ class Filter:
         """The page asked for. Blocks on the disk. Raises a 400 for a text that cannot be looked for."""
         try:
             return reader.page(
-                before=self.before or None, limit=self.limit, route=self.route or None, status=self.status or None, text=self.text or None
+                before=self.before or None,
+                limit=self.limit,
+                status=self.status or None,
+                **{name: getattr(self, name) or None for name in _NAMES},
             )
         except BadName as error:
             raise HTTPException(400, f"{str(error)[:1].upper()}{str(error)[1:]}.") from error

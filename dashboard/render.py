@@ -87,6 +87,7 @@ class Renderer:
             "asset": lambda name: f"/static/{name}?v={files[name].version}",
             "bar_width": timeline.WIDTH,
             "ended": words.ended,
+            "found_at": words.found_at,
             "tone": words.tone,
             "trouble": words.trouble,
             "view_titles": views.TITLES,

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from dashboard.text import size
 
-__all__ = ["Ended", "ended", "happened", "ledger", "shown", "tone", "trouble"]
+__all__ = ["Ended", "ended", "found_at", "happened", "ledger", "shown", "tone", "trouble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,18 @@ def ended(reason: str | None) -> Ended:
     if reason is None:
         return _RUNNING
     return _ENDS.get(reason) or Ended(reason, "note", "This viewer does not know this end reason.")
+
+
+def found_at(source: str | None) -> str:
+    """Where a session or user was found, for people."""
+    if source is None:
+        return ""
+    if source == "inferred":
+        return "inferred: what this program on this machine asks of this route"
+    if source == "path":
+        return "from the path"
+    where, _, key = source.partition("body.")
+    return f"from {key} in the request" if key and not where else f"from {source}"
 
 
 def trouble(error: str) -> str:

@@ -27,8 +27,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 DAY_MS: Final = 86_400_000
 _REST: Final = 10.0
 """Seconds for which a damaged file is not looked at again: each answer would be made twice."""
-_INTERNED: Final = frozenset({"writer", "route", "method", "origin", "end"})
-_TEXTS: Final = frozenset({"client", "session", "target"})
+_INTERNED: Final = frozenset({"writer", "route", "method", "origin", "end", "kept"})
+_TEXTS: Final = frozenset({"client", "session", "session_source", "agent", "user", "user_source", "tags", "target"})
 """A client's own words: they stand in their row, so that they go with it when it is forgotten."""
 _FLAGS: Final = frozenset({"streamed", "websocket"})
 _FLOATS: Final = frozenset({"ttfb", "duration"})
@@ -225,15 +225,32 @@ class Catalog:
         """Exchanges from `low` to `high`, both included, with a record in the segments `keys`."""
         return _distinct(self._each("SELECT id, segment FROM part WHERE id BETWEEN ? AND ? ORDER BY id", low, high), keys)
 
-    def chosen(self, before: bytes | None, *, route: str | None, status: str | None) -> Iterator[bytes]:
-        """Exchanges of which a line was read that went to `route` and had a `status` of 404, "4xx" or "none", newest first."""
+    def chosen(
+        self,
+        before: bytes | None,
+        *,
+        route: str | None = None,
+        status: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
+    ) -> Iterator[bytes]:
+        """Exchanges of which a line was read that went to `route`, had a `status` of 404, "4xx" or "none", and were called so, newest
+        first. At least one is given."""
         assert self._names is not None
         conditions = ["id < ?"]
         values: list[bytes | int] = [_before(before)]
         if route is not None:
-            key = self._names.key(route.encode("utf-8", "surrogatepass"))
+            key = self._names.key(_bytes(route))
             conditions.append("route = ?")
             values.append(-1 if key is None else key)
+        for column, name in (("session", session), ("user", user)):
+            if name is not None:
+                conditions.append(f"{column} = ?")
+                values.append(_bytes(name))
+        if tag is not None:
+            conditions.append("tags IS NOT NULL AND instr(tags, ?) > 0")
+            values.append(_bytes(f"\n{tag}\n"))
         if status == "none":
             conditions.append("status / 100 IS NULL")
         elif status is not None:
@@ -243,7 +260,13 @@ class Catalog:
                 conditions.append("status = ?")
                 values.append(int(status))
         # Told which index to use: without statistics SQLite takes every row's status for equally rare.
-        index = "exchange_by_route" if status is None else "exchange_by_status"
+        index = (
+            "exchange_by_session" if session is not None
+            else "exchange_by_user" if user is not None
+            else "exchange_tagged" if tag is not None
+            else "exchange_by_status" if status is not None
+            else "exchange_by_route"
+        )  # fmt: skip
         rows = self._each(f"SELECT id FROM exchange INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY id DESC", *values)  # noqa: S608
         return (bytes(row[0]) for row in rows)
 
@@ -290,6 +313,10 @@ def day_text(day: int) -> str:
 def day_bounds(day: int) -> tuple[bytes, bytes]:
     """What the ids of exchanges begun on that day are not below, and what they are below."""
     return (day * DAY_MS).to_bytes(6, "big"), ((day + 1) * DAY_MS).to_bytes(6, "big")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _before(id: bytes | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Which exchanges a list is to show, by route, status and words: where to look for them, newest first, and what decides.
+"""Which exchanges a list is to show, by route, status, names and words: where to look for them, newest first, and what decides.
 
 By the catalog and the words where these can tell, one by one where not. For one page, within one reading of `archive.reader`, which holds
 the lock and has begun the catalog.
@@ -36,23 +36,40 @@ class Chosen:
     route: str | None
     status: str | None
     query: Query | None
+    session: str | None = None
+    user: str | None = None
+    tag: str | None = None
 
     @classmethod
-    def of(cls, route: str | None, status: str | int | None, text: str | None) -> Self:
+    def of(
+        cls,
+        route: str | None,
+        status: str | int | None,
+        text: str | None,
+        session: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
+    ) -> Self:
         """From what was asked for. Raises BadName for a status or words that are none."""
         wanted = None if status is None else str(status).lower()
         if wanted is not None and not _STATUS.fullmatch(wanted):
             raise BadName("a status is 404, 4xx, or none")
-        return cls(route, wanted, Query.parse(text) if text else None)
+        return cls(route, wanted, Query.parse(text) if text else None, session, user, tag)
 
     @property
     def narrows(self) -> bool:
         """Whether any exchange may be left out."""
-        return not (self.route is None and self.status is None and self.query is None)
+        return any(it is not None for it in (self.route, self.status, self.query, self.session, self.user, self.tag))
 
     def fits(self, summary: Summary) -> bool:
-        """By route and status."""
-        return self.route in (None, summary.route) and self._fits(summary.status)
+        """By all but the words."""
+        return (
+            self.route in (None, summary.route)
+            and self.session in (None, summary.session)
+            and self.user in (None, summary.user)
+            and (self.tag is None or self.tag in (summary.tags or "").strip("\n").split("\n"))
+            and self._fits(summary.status)
+        )
 
     def _fits(self, status: int | None) -> bool:
         if self.status is None:
@@ -82,7 +99,7 @@ class Search:
         if catalog is None or not chosen.narrows:
             yield from self._index.walk(start)
         elif chosen.query is None:
-            told = catalog.chosen(start, route=chosen.route, status=chosen.status)
+            told = catalog.chosen(start, route=chosen.route, status=chosen.status, session=chosen.session, user=chosen.user, tag=chosen.tag)
             yield from unique(merge(told, catalog.unworded(start, odd=True), self._index.walk_untold(start), reverse=True))
         else:
             query = chosen.query

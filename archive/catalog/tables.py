@@ -22,7 +22,7 @@ CATALOG: Final = "catalog.sqlite"
 LOCK: Final = "catalog.lock"
 """Held (flock) by the one process that writes the catalog and the words beside it."""
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """PRAGMA user_version. A file with another one is made anew, not converted: that takes seconds and cannot go wrong."""
 
 _OURS: Final = (CATALOG, CATALOG + "-wal", CATALOG + "-shm", CATALOG + "-journal")
@@ -50,12 +50,17 @@ CREATE TABLE exchange (
     places INTEGER NOT NULL,
     next INTEGER NOT NULL,
     worded INTEGER NOT NULL,
-    parts INTEGER, writer INTEGER, at INTEGER, client BLOB, session BLOB, route INTEGER, method INTEGER, target BLOB,
+    parts INTEGER, writer INTEGER, at INTEGER, client BLOB,
+    session BLOB, session_source BLOB, agent BLOB, user BLOB, user_source BLOB, tags BLOB, kept INTEGER,
+    route INTEGER, method INTEGER, target BLOB,
     status INTEGER, origin INTEGER, streamed INTEGER, websocket INTEGER, request_bytes INTEGER, response_bytes INTEGER,
     messages INTEGER, sent INTEGER, received INTEGER, ttfb REAL, duration REAL, end INTEGER, redactions INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX exchange_by_status ON exchange (status / 100, id, route, status);
 CREATE INDEX exchange_by_route ON exchange (route, id);
+CREATE INDEX exchange_by_session ON exchange (session, id) WHERE session IS NOT NULL;
+CREATE INDEX exchange_by_user ON exchange (user, id) WHERE user IS NOT NULL;
+CREATE INDEX exchange_tagged ON exchange (id, tags) WHERE tags IS NOT NULL;
 CREATE INDEX exchange_unworded ON exchange (id) WHERE worded <> 1;
 CREATE TABLE name (key INTEGER PRIMARY KEY, text BLOB NOT NULL UNIQUE);
 CREATE TABLE again (id BLOB PRIMARY KEY NOT NULL) WITHOUT ROWID;

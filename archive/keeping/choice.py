@@ -13,6 +13,7 @@ from typing import Final
 
 from archive import skim
 from archive.errors import ArchiveError, BadName, DamagedMember, NotFound
+from archive.exchange import Summary
 from archive.folder import hour_of, segments
 from archive.handle import Handle, open_segment
 from archive.line import SERVICE_PART
@@ -56,8 +57,8 @@ def choose(folder: Path, *, ids: Collection[str] = (), session: str | None = Non
     """The exchanges of these ids (or prefixes of at least 8 digits that only one exchange has), or else those of a session, or begun
     before a moment (Unix seconds), or both.
 
-    Blocks: it hops over every segment; a session is found by reading the beginning of each exchange. Raises BadName for what is no id,
-    NotFound where an id is not there or not the only one.
+    Blocks: it hops over every segment; a session is found by reading the beginning of each exchange, and all of it where its body may
+    tell. Raises BadName for what is no id, NotFound where an id is not there or not the only one.
     """
     fits = _by_id(ids) if ids else _by(session, before)
     meant: dict[bytes, Chosen | None] = {}
@@ -100,7 +101,7 @@ def _by(session: str | None, before: float | None) -> Fits:
     limit = None if before is None else max(0, int(before * 1000)).to_bytes(8, "big")[-6:]
 
     def fits(handle: Handle, found: Found) -> bool:
-        return (limit is None or found.tag.id[:6] < limit) and (session is None or _session(handle, found) == session)
+        return (limit is None or found.tag.id[:6] < limit) and (session is None or _is_of(session, handle, found))
 
     return fits
 
@@ -120,8 +121,24 @@ def _only(text: str, chosen: list[Chosen]) -> None:
         raise NotFound(f"several exchanges begin with {text}; give more of its digits")
 
 
-def _session(handle: Handle, found: Found) -> str | None:
-    """The session an exchange belongs to. `client` is among the first keys of its line, so usually only the beginning is inflated."""
+def _is_of(session: str, handle: Handle, found: Found) -> bool:
+    """Whether an exchange belongs to a session: by its line, or as a list shows it, by its request's body (`archive.naming`)."""
+    if _recorded(handle, found) == session:
+        return True
+    try:
+        # Names with characters that a line escapes are not told apart by looking for them.
+        plain = session.isascii() and not set(session) & {'"', "\\"}
+        if plain and not skim.contains(handle, found.offset, session.lower().encode()):
+            return False
+        summary = Summary()
+        summary.fold(skim.skim(handle, found.offset))
+    except ArchiveError:
+        return False  # what cannot be read is of no session
+    return summary.session == session
+
+
+def _recorded(handle: Handle, found: Found) -> str | None:
+    """The session in the line. `client` is among the first keys of its line, so usually only the beginning is inflated."""
     try:
         begin = next(handle.pieces(found.offset), b"").decode("utf-8", "replace")
         at = begin.find('"client":')

@@ -7,22 +7,35 @@ import signal
 import sys
 import threading
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
 from archive.errors import ArchiveError
 from archive.proof.report import counted
-from archive.reader import Content, Entry, Exchange, Head, Page, Reader
+from archive.reader import Content, Entry, Exchange, Head, Page, Reader, upstream_ids
 from gateway.commands.options import Whole, WrongInput, read_settings, settings_options
 from gateway.logs import one_line
 
 POLL: Final = 0.25
 """Seconds between two looks for new exchanges: as long as a person does not notice."""
+C = TypeVar("C", bound=Callable[..., Any])
+
 FRESH: Final = 200
 """Exchanges looked at for what is new; busier than that, the next look goes on."""
+
+
+def named_options(command: C) -> C:
+    """What the client called its calls, as options of a command that lists."""
+    for name, help_text in (
+        ("tag", "Only those with this tag."),
+        ("user", "Only those on behalf of this user."),
+        ("session", "Only those of this session."),
+    ):
+        command = click.option(f"--{name}", metavar="NAME", help=help_text)(command)
+    return command
 
 
 @click.command()
@@ -30,9 +43,20 @@ FRESH: Final = 200
 @click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
 @click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
 @click.option("--text", help="Only those that say these words, as `search` has them.")
+@named_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
-def ls(number: int, route: str | None, status: str | None, text: str | None, as_json: bool, **flags: Any) -> None:
+def ls(
+    number: int,
+    route: str | None,
+    status: str | None,
+    text: str | None,
+    session: str | None,
+    user: str | None,
+    tag: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """List recorded exchanges, the newest last.
 
     \b
@@ -40,15 +64,17 @@ def ls(number: int, route: str | None, status: str | None, text: str | None, as_
       verbatim ls
       verbatim ls -n 5 --status 4xx
       verbatim ls --text "Zürich" --json
+      verbatim ls --session nightly-42 --user me@example.com
     """
     reader = opened(flags, "list")
     try:
-        entries = list(newest_of(reader, number, route=route, status=status, text=text))
+        filters: dict[str, Any] = {"route": route, "status": status, "text": text, "session": session, "user": user, "tag": tag}
+        entries = list(newest_of(reader, number, **filters))
     except ArchiveError as error:
         raise WrongInput(str(error)) from None
     tell_closed(reader, nothing=not entries)
     if not entries and not as_json:
-        click.echo("Nothing is recorded here yet." if not (route or status or text) else "Nothing recorded fits.", err=True)
+        click.echo("Nothing is recorded here yet." if not any(filters.values()) else "Nothing recorded fits.", err=True)
     for entry in reversed(entries):
         click.echo(json.dumps(row(entry), ensure_ascii=False) if as_json else line(entry))
 
@@ -194,13 +220,18 @@ def _page(exchange: Exchange) -> Iterator[str]:
     yield from (
         f"id        {entry.id}",
         f"when      {entry.at:%Y-%m-%d %H:%M:%S.%f} UTC{took}{first}",
-        one_line(f"client    {entry.client}" + (f", session {entry.session}" if entry.session else "")),
+        one_line(f"client    {entry.client}"),
+        *map(one_line, _called(exchange)),
         one_line(f"upstream  {exchange.upstream.get('name')}  {exchange.upstream.get('url')}"),
         one_line(
             f"end       {entry.end or 'still running'}"
             + (f": {exchange.end['detail']}" if exchange.end and exchange.end.get("detail") else "")
         ),
     )
+    if exchange.forwarding is not None:
+        yield f"proof     {exchange.forwarding.sentence}"
+        for what in exchange.forwarding.differences:
+            yield one_line(f"differs   {what}")
     if exchange.redactions:
         yield one_line("redacted  " + ", ".join(str(it.get("where")) for it in exchange.redactions))
     for place in exchange.places:
@@ -219,6 +250,24 @@ def _page(exchange: Exchange) -> Iterator[str]:
         yield ""
         for message in exchange.messages:
             yield one_line(f"{message['at_ms']:>10.1f} ms  {message['side']:<8}  {message['type']:<6}  {_said(message)}")
+
+
+def _called(exchange: Exchange) -> Iterator[str]:
+    """What the client called the call, and what the upstream did."""
+    entry = exchange.entry
+    if entry.session:
+        agent = f", agent {entry.agent}" if entry.agent else ""
+        yield f"session   {entry.session}  ({entry.session_source or 'unknown'}){agent}"
+    if entry.user:
+        yield f"user      {entry.user}  ({entry.user_source or 'unknown'})"
+    if entry.tags:
+        yield f"tags      {', '.join(entry.tags)}"
+    if metadata := exchange.client.get("metadata"):
+        yield f"metadata  {json.dumps(metadata, ensure_ascii=False)}"
+    if entry.kept != "full":
+        yield f"kept      {entry.kept} only, as the client asked"
+    for name, value in upstream_ids(exchange):
+        yield f"upstream  {name}: {value}"
 
 
 def _said(message: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from archive.reader import Entry, Exchange, Reader
 from archive.skim import decode
 from archive.words.query import Query
 from archive.words.text import texts
-from gateway.commands.look import line, newest_of, opened, row, tell_closed
+from gateway.commands.look import line, named_options, newest_of, opened, row, tell_closed
 from gateway.commands.options import Whole, WrongInput, settings_options
 from gateway.logs import one_line
 
@@ -27,9 +27,20 @@ MOST: Final = 50
 @click.option("-n", "--number", default=20, show_default=True, type=Whole(1, 1_000_000), metavar="NUMBER", help="How many, the newest.")
 @click.option("--route", metavar="NAME", help="Only those of this route, for example openai.")
 @click.option("--status", metavar="STATUS", help="Only those with this status: 200, 4xx, or none.")
+@named_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @settings_options("archive")
-def search(words: tuple[str, ...], number: int, route: str | None, status: str | None, as_json: bool, **flags: Any) -> None:
+def search(
+    words: tuple[str, ...],
+    number: int,
+    route: str | None,
+    status: str | None,
+    session: str | None,
+    user: str | None,
+    tag: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Find exchanges by what was said in them, the newest first.
 
     All WORDS must be said, in any message or header of one exchange; case and accents do not matter. Words in quotation marks, or
@@ -47,7 +58,8 @@ def search(words: tuple[str, ...], number: int, route: str | None, status: str |
     try:
         query = Query.parse(asked)
         reader = opened(flags, "search")
-        found = newest_of(reader, number, most=MOST, text=asked, route=route, status=status)
+        filters: dict[str, Any] = {"route": route, "status": status, "session": session, "user": user, "tag": tag}
+        found = newest_of(reader, number, most=MOST, text=asked, **filters)
         nothing = True
         for entry in found:
             nothing = False

@@ -9,9 +9,11 @@ from dashboard.query import STATUSES, Filter
 
 
 def test_a_filter_asks_for_the_same_again() -> None:
-    query = {"route": " openai ", "status": "4XX", "text": "needle", "limit": "20", "unknown": "x"}
+    query = {"route": " openai ", "status": "4XX", "text": "needle", "limit": "20", "session": "s", "user": "u", "tag": "t", "unknown": "x"}
     asked = Filter.of(query)
-    assert asked == Filter("openai", "4xx", "needle", "", 20)
+    assert asked == Filter("openai", "4xx", "needle", "", 20, "s", "u", "t")
+    assert asked.called == {"session": "s", "user": "u", "tag": "t"}
+    assert Filter.of({"tag": "t"}).narrows
     assert asked.narrows
     assert Filter.of(asked.query()) == asked
     assert asked.query(before="x")["before"] == "x"

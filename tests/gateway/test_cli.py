@@ -37,7 +37,7 @@ def record(
         id=new_id(int(at * 1000)),
         part=0,
         at=at,
-        client=Client("127.0.0.1:5", session="nightly"),
+        client=Client("127.0.0.1:5", "nightly", "x-verbatim-session", user="me", user_source="x-verbatim-user", tags=("ci",), metadata={"try": 2}),
         upstream=Upstream("openai", "https://api.openai.com"),
         request=Request(b"POST", target, [(b"Host", b"h"), (b"authorization", b"Bearer [redacted]")]),
         request_body=Body([b'{"question":"Z\xc3\xbcrich?"}'], ended=True),
@@ -412,7 +412,7 @@ def test_show_prints_an_exchange_for_people(kept: Path) -> None:
     text = run("show", row["id"], "--archive", kept).output
     for part in (
         row["id"],
-        "session nightly",
+        "session   nightly  (x-verbatim-session)",
         "POST /openai/v1/x HTTP/1.1",
         "authorization: Bearer [redacted]",
         '  "question": "Zürich?"',
