@@ -68,13 +68,14 @@ def to_line(record: Record, *, writer: str, seq: int, decode_limit: int = DEFAUL
     """The record as a line of UTF-8 JSON without its line end; None when it holds nothing but bytes that are not kept.
 
     Parts of one exchange must come in order, each once: bodies are hashed and decoded as they pass (`archive.content`). Calls
-    `record.messages` if it is a function; whatever that raises is noted in the line and not raised.
+    `record.messages` if it is a function, and lets go of it; whatever that raises is noted in the line and not raised.
     """
+    asked = callable(record.messages)  # it was given for a reason, so there is a line even if it finds none
     messages = _messages(record)
     last = record.end is not None
     request_body = _body(record.request_body, last, decode_limit)
     response_body = _body(record.response_body, last, decode_limit)
-    if not (last or messages or record.request or record.response or record.redactions or _keeps(record)):
+    if not (last or asked or messages or record.request or record.response or record.redactions or _keeps(record)):
         return None
     return _dumps(
         {
@@ -235,9 +236,9 @@ def _text(data: bytes) -> tuple[str | None, str | None]:
 
 
 def _keeps(record: Record) -> bool:
-    """Whether a body says anything beyond what its hash and size take in. (A function for messages was given for a reason, too.)"""
+    """Whether a body says anything beyond what its hash and size take in."""
     bodies = [body for body in (record.request_body, record.response_body) if body is not None]
-    return callable(record.messages) or any(body.chunks or body.ended for body in bodies)
+    return any(body.chunks or body.ended for body in bodies)
 
 
 def _body(body: Body | None, last: bool, decode_limit: int) -> Json | None:
@@ -304,6 +305,7 @@ def _messages(record: Record) -> list[Json]:
     messages = record.messages
     if not callable(messages):
         return [_message(it) for it in messages]
+    record.messages = ()  # the function knows the record: without this only the cyclic collector would free the two, minutes later
     try:
         return [_message(it) for it in messages()]
     except Exception as error:  # the record is worth more than its messages

@@ -62,6 +62,7 @@ class FrameReader:
         if last:
             for direction in self._sides.values():
                 direction.flush(messages)
+                direction.end()
         return messages
 
 
@@ -104,6 +105,12 @@ class _Direction:
         if self._unread:
             messages.append(Message(self._side, self._at_ms, "raw", bytes(self._unread)))
             self._unread.clear()
+
+    def end(self) -> None:
+        """Nothing more comes: let go of the parser, which knows us. Only the cyclic collector would free the two, with all that was read,
+        and it comes round when many thousand objects are new, however large they are."""
+        self._parser.close()
+        self._messages = []
 
     def _parse(self) -> Generator[None, None, None]:
         """Runs as far as the bytes reach; each `next()` after a feed goes on."""
