@@ -22,7 +22,7 @@ OPENSPEC := OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 npx --yes @fission-ai/openspec@1
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: help run test unit lint format types specs fuzz crash bench autobahn wstest lock sizes clean env dev installed
+.PHONY: help run test unit lint format types specs fuzz smuggle crash bench autobahn wstest lock sizes clean env dev installed
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -58,6 +58,9 @@ specs: dev ## openspec's own validation and ours
 
 fuzz: dev ## every property test with many more examples
 	@$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz --timeout=1800
+
+smuggle: dev ## 2,000 mutated requests and 2,000 mutated answers, each of which an independent reader judges (30 seconds)
+	@VERBATIM_SMUGGLE_CASES=2000 $(BIN)/pytest --timeout=600 tests/gateway/relay/test_smuggling.py
 
 crash: dev ## kills, failing calls, power losses, full and stalled disks by the thousand: nothing acknowledged is lost (25 minutes)
 	@VERBATIM_HISTORIES=500 VERBATIM_FOLLOW_KILLS=60 $(BIN)/pytest --timeout=600 tests/archive/catalog/test_follow.py
