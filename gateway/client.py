@@ -271,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
         """Where a request goes that is not simply to be relayed; None where it has been dealt with: refused, or a page of our own."""
         relay = self._relay
         failure = relay.guard.refusal(head)  # takes the token off the head
-        target = relay.routes.resolve(head.target)
+        target = relay.routes.resolve(head.target, page=head.method in (b"GET", b"HEAD"))
         if failure is not None:
             relay.refused(failure)
         elif target is None:

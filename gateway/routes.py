@@ -166,10 +166,11 @@ class Routes:
         self.default = routes[default] if default is not None else None
         self._by_segment = {name.encode("ascii"): route for name, route in routes.items()}
 
-    def resolve(self, target: bytes) -> Target | None:
+    def resolve(self, target: bytes, *, page: bool = True) -> Target | None:
         """The upstream for a raw request target, or None: the gateway's own paths, unknown names, forms that name no path.
 
-        Takes origin-form, absolute-form (its authority is ignored) and `*` (RFC 9112 section 3.2).
+        Takes origin-form, absolute-form (its authority is ignored) and `*` (RFC 9112 section 3.2). `page`: whether a bare `/` is the
+        gateway's own page, as it is to who looks at it (GET, HEAD).
         """
         if not target.startswith(b"/"):
             if target == b"*":
@@ -194,7 +195,7 @@ class Routes:
         route = self._by_segment.get(segment)
         if route is not None:
             return Target(route, route.join(target[end:]), session)
-        if self.default is None or segment == _OWN or (not segment and not target.startswith(b"//")):
+        if self.default is None or segment == _OWN or (page and not segment and not target.startswith(b"//")):
             return None
         return Target(self.default, self.default.join(target), session)
 
