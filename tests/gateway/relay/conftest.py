@@ -12,12 +12,13 @@ import pytest
 import relayrig
 import uvloop
 
-SUITE = {"test_requests", "test_responses", "test_streams", "test_cancel", "test_errors", "test_exposure"}
+SUITE = {"test_requests", "test_responses", "test_streams", "test_cancel", "test_errors", "test_exposure", "test_control"}
 """The modules of the conformance suite; the others look inside the wire or at what the second path has not (websockets)."""
 
 WIRE_ONLY = {
     "test_host_becomes_the_upstream_s_authority": "the second path writes Host first, whatever its place was",
     "test_harmless_trailers_stay_trailers": "the second path drops trailers",
+    "test_a_websocket_may_ask_as_any_call_may": "the second path has no websockets",
     "test_early_hints_come_before_the_answer": "the second path drops interim responses",
     "test_a_flood_of_interim_responses_is_cut": "the second path drops interim responses",
     "test_an_upstream_s_own_continue_comes_through_once": "the second path drops interim responses",
