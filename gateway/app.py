@@ -29,7 +29,7 @@ def create_relay(settings: Settings, recording: Recording | None, access_log: Ac
     return Relay(
         Routes(settings.routes, settings.default_route),
         recording=recording,
-        limits=Limits(settings.max_header_bytes, settings.max_header_fields),
+        limits=Limits(settings.max_header_bytes, settings.max_header_fields, settings.max_request_bytes),
         header_timeout=settings.header_timeout,
         read_timeout=settings.read_timeout,
         connect_timeout=settings.connect_timeout,

@@ -104,7 +104,7 @@ class ClientConnection(asyncio.Protocol):
         if events:
             self._run(events)
         elif exchange is None:
-            if self.reader.waiting <= len(data):  # the first bytes of a head: the time it may take begins
+            if 0 < self.reader.waiting <= len(data):  # the first bytes of a head: the time it may take begins
                 self._since = perf_counter()
         elif self.reader.waiting > AHEAD_LIMIT:
             self.hold(AHEAD, True)
@@ -319,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
         self._relay.counters.refused += 1
         self.closing = True
         if self.exchange is not None:
-            self.exchange.bad_request(str(error))
+            self.exchange.bad_request(error)
             return
         failure = GatewayError(error.status, "bad_request", str(error))
         fields, body = answer(failure, "openai", id_text(new_id(int(time.time() * 1000))))

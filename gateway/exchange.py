@@ -21,7 +21,7 @@ from gateway.errors import GatewayError, answer, answer_head, reason_phrase
 from gateway.frames import Side
 from gateway.routes import Target
 from gateway.upstream import Connection
-from gateway.wire import Data, End, Event, Head
+from gateway.wire import Data, End, Event, Head, ProtocolError
 
 if TYPE_CHECKING:
     from gateway.client import ClientConnection
@@ -235,12 +235,12 @@ class Exchange:
         if self.upstream is not None:
             self.upstream.hold(SLOW, not writable)
 
-    def bad_request(self, why: str) -> None:
+    def bad_request(self, error: ProtocolError) -> None:
         """What the client sends is no acceptable body: the upstream must see it broken."""
         if self._response is None:
-            self._answer(GatewayError(400, "bad_request", why), EndReason.CLIENT_CLOSED)
+            self._answer(GatewayError(error.status, "bad_request", str(error)), EndReason.CLIENT_CLOSED)
         else:
-            self._cut(EndReason.CLIENT_CLOSED, why)
+            self._cut(EndReason.CLIENT_CLOSED, str(error))
 
     # The upstream's connection
 

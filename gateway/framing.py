@@ -96,19 +96,21 @@ class UntilClose:
 
 
 class Chunked:
-    """The chunked coding (RFC 9112 section 7.1), read strictly. Raises ProtocolError with 400 or 431.
+    """The chunked coding (RFC 9112 section 7.1), read strictly. Raises ProtocolError with 400, 413 or 431.
 
     What is accepted goes on as it came; an unfinished size line, the last chunk and the trailers are held until they are whole.
     """
 
-    __slots__ = ("_held", "_last", "_left", "_most_trailers", "ended")
+    __slots__ = ("_held", "_last", "_left", "_most", "_most_trailers", "_size", "ended")
 
-    def __init__(self, most_trailers: int) -> None:
-        """`most_trailers`: bytes the trailer section may have."""
+    def __init__(self, most: int, most_trailers: int) -> None:
+        """`most`: bytes all chunks may hold together; `most_trailers`: bytes the trailer section may have."""
         self.ended = False
         self._held = b""
         self._left = 0  # of the chunk under way: its data and the CRLF after them
         self._last = False
+        self._size = 0
+        self._most = most
         self._most_trailers = most_trailers
 
     def receive(self, data: bytes, events: list[Any]) -> int:
@@ -129,6 +131,9 @@ class Chunked:
                     break
                 if left > MAX_CHUNK:
                     raise ProtocolError(400, "a chunk is too large")
+                self._size += left - 2
+                if self._size > self._most:
+                    raise ProtocolError(413, f"the body is longer than {self._most} bytes")
                 at = line.end()
             end = at + left
             if end <= size:  # all that is left of the chunk

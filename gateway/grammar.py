@@ -11,7 +11,7 @@ from typing import Final, Literal, NoReturn, TypeAlias
 
 from gateway.control import PREFIX
 
-__all__ = ["CONTROL", "Framing", "Head", "ProtocolError", "parse_request", "parse_response"]
+__all__ = ["CONTROL", "MAX_LENGTH", "Framing", "Head", "ProtocolError", "parse_request", "parse_response"]
 
 Framing: TypeAlias = Literal["none", "length", "chunked", "close"]
 """How a message's end is known (RFC 9112 section 6.3): no body, Content-Length, chunked, or the connection's end."""

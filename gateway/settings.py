@@ -151,6 +151,12 @@ class Settings:
         96 << 10, "Largest request or response head accepted.", kind="size", least=1 << 10, most=16 << 20, live=True
     )
     max_header_fields: int = _setting(256, "Most header fields accepted in one head.", kind="whole", least=8, most=10_000, live=True)
+    max_request_bytes: int = _setting(
+        0,
+        "Longest request body taken; a longer one gets 413, before it is read where it says its length. 0 sets no bound.",
+        kind="size",
+        live=True,
+    )
     header_timeout: float = _setting(20.0, "Seconds a client may take to send a request's head.", kind="seconds", least=0.1, live=True)
     connect_timeout: float = _setting(10.0, "Seconds to reach an upstream, TLS included.", kind="seconds", least=0.01, live=True)
     handshake_timeout: float = _setting(

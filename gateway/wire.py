@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from gateway.framing import END, Chunked, Data, End, Length, UntilClose
-from gateway.grammar import CONTROL, Framing, Head, ProtocolError, parse_request, parse_response
+from gateway.grammar import CONTROL, MAX_LENGTH, Framing, Head, ProtocolError, parse_request, parse_response
 
 __all__ = ["Data", "End", "Event", "Framing", "Head", "Limits", "ProtocolError", "Reader", "request_reader", "response_reader"]
 
@@ -36,13 +36,14 @@ Event: TypeAlias = Head | Data | End
 
 
 class Limits:
-    """How much head a peer may send: `header_bytes` in all (start line included), `header_fields` lines."""
+    """How much a peer may send: `header_bytes` of head (start line included), `header_fields` lines of it, `body_bytes` of body (0: any)."""
 
-    __slots__ = ("header_bytes", "header_fields")
+    __slots__ = ("body_bytes", "header_bytes", "header_fields")
 
-    def __init__(self, header_bytes: int = 96 << 10, header_fields: int = 256) -> None:
+    def __init__(self, header_bytes: int = 96 << 10, header_fields: int = 256, body_bytes: int = 0) -> None:
         self.header_bytes = header_bytes
         self.header_fields = header_fields
+        self.body_bytes = body_bytes or MAX_LENGTH
 
 
 class Reader:
@@ -139,9 +140,11 @@ class Reader:
             events.append(END)
             return events
         if framing == "length":
+            if head.length > self.limits.body_bytes:
+                raise ProtocolError(413, f"the body is longer than {self.limits.body_bytes} bytes")
             self._body = Length(head.length)
         elif framing == "chunked":
-            self._body = Chunked(self.limits.header_bytes)
+            self._body = Chunked(self.limits.body_bytes, self.limits.header_bytes)
         else:
             self._body = UntilClose()
         if len(data) > end:
@@ -182,7 +185,7 @@ class Reader:
 
 
 def request_reader(limits: Limits) -> Reader:
-    """A reader of requests: what a client sends. ProtocolError carries 400, 405, 417, 431, 501 or 505."""
+    """A reader of requests: what a client sends. ProtocolError carries 400, 405, 413, 417, 431, 501 or 505."""
     return Reader(_parse_request, limits)
 
 
