@@ -58,6 +58,7 @@ def words(report: Report) -> str:
         f"hours: {dict(report.verdict.hours)}",
         f"gaps: {[(gap['records'], gap['exchanges'], gap['why']) for gap in report.verdict.gaps]}",
         f"verify: {report.verified}",
+        f"verify --transparency: {report.transparent}",
         f"late, ms: {json.dumps(report.traffic.get('lateness_ms'))}",
         *([f"directly: {json.dumps(report.direct.get('lateness_ms'))}"] if report.direct else []),
         f"memory: {level[0]:.0f} MB at first, {max(level):.0f} at most, {level[-1]:.0f} at last",

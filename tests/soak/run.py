@@ -168,6 +168,10 @@ def weigh(report: Report, running: Gateway, folder: Path) -> None:
     lost = sum(gap["records"] for gap in found["gaps"])
     if found["damaged"] or found["missing"] or found["repeated"] or lost != stats["dropped"] or told.returncode != (1 if lost else 0):
         report.wrong.append(f"verify: exit code {told.returncode}, {report.verified}")
+    crossed = verbatim(running, folder, "verify", "--transparency", str(archive))
+    report.transparent = crossed.stdout.strip().splitlines()[0] if crossed.stdout.strip() else crossed.stderr
+    if crossed.returncode:
+        report.wrong.append(f"verify --transparency: exit code {crossed.returncode}, {crossed.stdout[:1000]}")
     if report.plan.hour is not None and len(report.verdict.hours) < 2:
         report.wrong.append(f"the hour did not change: {dict(report.verdict.hours)}")
     if report.health["capture_errors"]:
