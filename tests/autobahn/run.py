@@ -192,7 +192,7 @@ def worse(found: dict[str, dict[str, Verdict]]) -> dict[str, tuple[Verdict, Verd
 
 def table(title: str, found: dict[str, dict[str, Verdict]]) -> str:
     """Per section how many cases got which verdicts, directly and through the gateway."""
-    lines = [f"{title}", f"  {'section':<30}{'cases':>6}   {'direct':<44}through the gateway"]
+    lines = [f"{title}", f"  {'section':<30}{'cases':>6}   {'direct':<58}through the gateway"]
     groups = sorted({case.partition(".")[0] for case in found["direct"]}, key=int)
     for group in groups:
         cells = []
@@ -204,7 +204,7 @@ def table(title: str, found: dict[str, dict[str, Verdict]]) -> str:
             )
             cells.append(", ".join(f"{number} {verdict}" for verdict, number in counts.most_common()))
         total = sum(case.partition(".")[0] == group for case in found["direct"])
-        lines.append(f"  {group + ' ' + SECTIONS.get(group, ''):<30}{total:>6}   {cells[0]:<44}{cells[1]}")
+        lines.append(f"  {group + ' ' + SECTIONS.get(group, ''):<30}{total:>6}   {cells[0]:<58}{cells[1]}")
     return "\n".join(lines)
 
 

@@ -300,6 +300,7 @@ async def test_a_client_that_vanishes_closes_the_upstream() -> None:
             await wait_for(lambda origin=origin: origin.connections[0].eof or origin.connections[0].lost, deadline=1.0)
         kept = await gateway.only()
         assert [(message.side, message.data) for message in kept.messages] == [("upstream", b"hi"), ("client", b"yo")]
+        assert 0 < kept.messages[0].at_ms <= kept.messages[1].at_ms
         assert kept.end is not None
         assert kept.end.reason == "client_closed"
 
