@@ -22,7 +22,7 @@ OPENSPEC := OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 npx --yes @fission-ai/openspec@1
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: help run test unit lint format types specs fuzz smuggle crash bench autobahn wstest lock sizes clean env dev installed
+.PHONY: help run test unit lint format types specs fuzz smuggle crash soak bench autobahn wstest lock sizes clean env dev installed
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -66,6 +66,9 @@ crash: dev ## kills, failing calls, power losses, full and stalled disks by the 
 	@VERBATIM_HISTORIES=500 VERBATIM_FOLLOW_KILLS=60 $(BIN)/pytest --timeout=600 tests/archive/catalog/test_follow.py
 	@table="$$(mktemp)"; VERBATIM_CRASH_TRIALS=400 VERBATIM_CRASH_TABLE="$$table" $(BIN)/pytest -m campaign --timeout=1800; code=$$?; \
 	echo; $(BIN)/python tests/faults/account.py "$$table"; rm -f "$$table"; exit $$code
+
+soak: dev ## ten minutes of 1,000 streams, 200 websockets and 50 requests a second while clients leave and upstreams and the disk fail
+	@PYTHONPATH=tests $(BIN)/python -m soak.run
 
 bench: dev ## Verbatim beside nginx, Caddy, Node and a naive relay
 	@$(BIN)/python tests/bench/run.py
