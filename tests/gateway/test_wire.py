@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import h11
+import httptools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway import headers
+from gateway.grammar import parse_request, parse_response
 from gateway.wire import Data, End, Head, Limits, ProtocolError, Reader, request_reader, response_reader
 
 Read: TypeAlias = tuple[list[Any], int | None]
@@ -230,6 +233,50 @@ def _vchar(event: tuple[Any, ...]) -> bool:
     return re.fullmatch(rb"[\x21-\x7e]+", event[2]) is not None
 
 
+class Heard(list[tuple[bytes, bytes]]):
+    """What llhttp calls back into."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.append((name, value))
+
+
+def llhttp(block: bytes, parser: Any) -> list[tuple[bytes, bytes]]:
+    """The head's fields as llhttp, in its strict mode, reads them."""
+    heard = Heard()
+    with contextlib.suppress(httptools.HttpParserUpgrade):
+        parser(heard).feed_data(block)
+    return heard
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH")
+
+
+@settings(max_examples=250)
+@given(
+    st.one_of(requests().flatmap(mutated), st.binary(max_size=60).map(lambda some: b"GET / HTTP/1.1\r\nHost: a\r\n" + some + b"\r\n\r\n"))
+)
+def test_no_request_s_head_is_taken_that_llhttp_refuses(raw: bytes) -> None:
+    block = raw[: raw.find(b"\r\n\r\n") + 4]
+    try:
+        head = parse_request(block, 20)
+    except ProtocolError:
+        return
+    if head.method.decode() not in METHODS:  # llhttp knows methods by name
+        block = b"GET" + block[len(head.method) :]
+    assert llhttp(block, httptools.HttpRequestParser) == head.headers
+
+
+@settings(max_examples=250)
+@given(st.one_of(responses().flatmap(mutated), st.binary(max_size=60).map(lambda some: b"HTTP/1.1 200 OK\r\n" + some + b"\r\n\r\n")))
+def test_no_response_s_head_is_taken_that_llhttp_refuses(raw: bytes) -> None:
+    block = raw[: raw.find(b"\r\n\r\n") + 4]
+    try:
+        head = parse_response(block, 20, b"GET")
+    except ProtocolError:
+        return
+    assert llhttp(block, httptools.HttpResponseParser) == head.headers
+
+
 REFUSED = [
     (400, b"GET / HTTP/1.1\r\n\r\n"),
     (400, b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
@@ -251,6 +298,27 @@ REFUSED = [
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nbad name: x\r\n\r\n"),
+    (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n80000000\r\n"),
+    (400, b'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a="\rb"\r\na\r\n0\r\n\r\n'),
+    (400, b'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a="\nb"\r\na\r\n0\r\n\r\n'),
+    (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\n\n"),
+    (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost:\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: u:p@a\r\n\r\n"),
+    (400, b"GET http://u:p@a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, b"GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, b"GET a HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1 1\r\n\r\n"),
+    (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\xa0\r\n\r\n"),
+    (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n"),
+    (417, b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nExpect: tea\r\nContent-Length: 1\r\n\r\n"),
+    (400, b"\r\n" * 9),
+    (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    (505, b"GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+    (400, b"GET / HTTP/0.9.1\r\nHost: a\r\n\r\n"),
+    (405, b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"),
     (405, b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"),
     (417, b"POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 1\r\n\r\n"),
     (431, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 5000 + b"\r\n\r\n"),
@@ -300,3 +368,47 @@ def test_bytes_after_a_message_wait_and_are_handed_out_on_an_upgrade() -> None:
     assert reader.receive(b" and more") == []
     assert reader.detach() == b"frames and more"
     assert reader.waiting == 0
+
+
+@pytest.mark.parametrize("method", [b"PROPFIND", b"MKCALENDAR", b"M-SEARCH", b"X-MINE", b"!#$%&'*+-.^_`|~0", b"BASELINE-CONTROL"])
+def test_any_token_is_a_method(method: bytes) -> None:
+    """Acceptance A11."""
+    (head, _) = request_reader(LIMITS).receive(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert isinstance(head, Head)
+    assert head.method == method
+
+
+def test_what_cannot_begin_a_request_takes_the_one_before_it_with_it() -> None:
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    for behind in (b"\rX: y\r\n\r\n", b"\n", b"\x00", b" GET", b"{"):
+        assert read(request_reader(LIMITS), [get + behind], eof=False) == ([], 400)
+    for behind in (b"\r", b"\r\n", b"GET", b"\r\nGET / HTTP/1.1\r\n"):
+        found, refused = read(request_reader(LIMITS), [get + behind], eof=False)
+        assert [event[0] for event in found] == ["head", "end"]
+        assert refused is None
+
+
+def test_two_upgrades_are_no_handshake() -> None:
+    for lines in (b"Upgrade: h2c\r\nUpgrade: websocket\r\n", b"Upgrade: websocket\r\nUpgrade: h2c\r\n", b"Upgrade: websocket, h2c\r\n"):
+        (head, _) = request_reader(LIMITS).receive(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n" + lines + b"\r\n")
+        assert isinstance(head, Head)
+        assert head.upgrade != b"websocket"
+
+
+@pytest.mark.parametrize("sent", [b"Content-Length: 11\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n"])
+def test_a_body_longer_than_allowed_is_refused_as_soon_as_it_says_so(sent: bytes) -> None:
+    for most, wanted in ((10, 413), (11, None), (0, None)):
+        _, refused = read(request_reader(Limits(body_bytes=most)), [b"POST / HTTP/1.1\r\nHost: a\r\n" + sent], eof=False)
+        assert refused == wanted
+
+
+def test_fields_that_mean_something_to_this_hop_are_noted() -> None:
+    raw = b"GET / HTTP/1.1\r\nA: 1\r\nhOst: a\r\nX-Verbatim-Session: s\r\nTE: trailers\r\nX-Verbatimx: 1\r\nConnection: a\r\n\r\n"
+    (head, _) = request_reader(LIMITS).receive(raw)
+    assert isinstance(head, Head)
+    assert [head.names[index] for index in head.noted] == [b"host", b"x-verbatim-session", b"te", b"connection"]
+    assert head.reserved
+    assert Head(head.headers, head.names).noted == head.noted
+    (plain, _) = request_reader(LIMITS).receive(b"GET / HTTP/1.1\r\nHost: a\r\nX: x-verbatim-a\r\n\r\n")
+    assert isinstance(plain, Head)
+    assert not plain.reserved
