@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.routes import Route
 from gateway.settings import SETTINGS, Settings
 
-__all__ = ["Change", "merge", "share"]
+__all__ = ["Change", "merge", "pack", "share", "unpack"]
 
 
 class Change(NamedTuple):
@@ -53,3 +54,23 @@ def share(settings: Settings) -> Settings:
         queue_bytes=max(settings.queue_bytes // count, 1 << 16),
         queue_records=max(settings.queue_records // count, 1),
     )
+
+
+def pack(settings: Settings) -> bytes:
+    """The settings for another process of this gateway. By name: that process may already be of the next version, installed meanwhile."""
+    return pickle.dumps(_fields(settings) | {"routes": [_fields(route) for route in settings.routes.values()]})
+
+
+def unpack(data: bytes) -> Settings:
+    """What `pack` packed: names not known here are left out, what is new here has its default. Only for what a process of ours sent."""
+    values = pickle.loads(data)  # noqa: S301 - see above
+    routes = [Route(**_known(Route, route)) for route in values.pop("routes")]
+    return Settings(**_known(Settings, values), routes={route.name: route for route in routes})
+
+
+def _fields(value: Settings | Route) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _known(kind: type[Settings | Route], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values and field.init}

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import marshal
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -21,7 +20,8 @@ from typing import Any, Final
 from gateway import logs, memory
 from gateway.ending import Ending
 from gateway.health import Report
-from gateway.settings import Settings, SettingsError
+from gateway.reload import unpack
+from gateway.settings import SettingsError
 from gateway.site import Site, start_keeper
 
 __all__ = ["main"]
@@ -66,7 +66,7 @@ def main() -> int:
         start = _first(control)
         if start is None:
             return 0
-        settings: Settings = pickle.loads(start)  # noqa: S301 - from the process that started this one
+        settings = unpack(start)
         logs.configure(settings.log_level)
         stack.callback(logs.stop)
         try:
@@ -133,7 +133,7 @@ class _Worker:
         site = self._site
         if kind == CHANGE:
             try:
-                await site.change(pickle.loads(value))  # noqa: S301 - from the process that started this one
+                await site.change(unpack(value))
             except SettingsError as error:  # the process above found nothing wrong with them: a file that changed since
                 log.error("the settings were not taken anew by process %d: %s", os.getpid(), error)  # noqa: TRY400 - no traceback
         elif kind == HEALTH:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import pickle
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any, Final
 from gateway import health, logs, worker
 from gateway.ending import Ending
 from gateway.front import front_of
-from gateway.reload import merge, share
+from gateway.reload import merge, pack, share
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import python_command
 
@@ -130,7 +129,8 @@ class Workers:
     async def _live(self, it: _Worker) -> str:
         """From a worker's start to its end; how it ended."""
         numbers = [listener.fileno() for listener in self._listeners]
-        reader = await it.launch([str(it.own), *map(str, numbers)], numbers, pickle.dumps(share(self._settings)))
+        it.began_after = self._reloads
+        reader = await it.launch([str(it.own), *map(str, numbers)], numbers, pack(share(self._settings)))
         timer = asyncio.get_running_loop().call_later(START_TIMEOUT, it.give_up)
         why = ""
         async for kind, value in worker.messages(reader):
@@ -168,8 +168,8 @@ class Workers:
 
     def _assign(self) -> None:
         """Lend what is the socket of a worker that does not answer, and take back what is another's no longer."""
-        if len(self._listeners) == 1 or self._stopping.is_set():
-            return
+        if len(self._listeners) == 1 or self._stopping.is_set() or not all(it.first.done() for it in self._workers):
+            return  # while all begin, who is first would get every connection there is
         for it in self._workers:
             others = [*self._workers[it.number + 1 :], *self._workers[: it.number]]
             wanted = None if it.answers else next((other for other in others if other.answers), None)
@@ -183,8 +183,9 @@ class Workers:
                 self._lent[it.own] = wanted
 
     def _health(self) -> health.Report:
-        told = [{**it.report, "restarts": it.restarts, "answers": it.answers} for it in self._workers if it.report]
-        return health.total([{**one, "reloads": self._reloads} for one in told])
+        told = [it for it in self._workers if it.report]
+        more = [{"restarts": it.restarts, "answers": it.answers, "reloads": it.report["reloads"] + it.began_after} for it in told]
+        return health.total([{**it.report, **one} for it, one in zip(told, more, strict=True)])
 
     # Settings
 
@@ -202,7 +203,7 @@ class Workers:
             self._settings = change.settings
             logs.set_level(change.settings.log_level)
             for it in self._workers:
-                it.send(worker.CHANGE, pickle.dumps(share(change.settings)))
+                it.send(worker.CHANGE, pack(share(change.settings)))
             self._reloads += 1
             log.info("%s", change)
 
@@ -216,6 +217,7 @@ class _Worker:
         self.own = own
         self.first: asyncio.Future[None] = asyncio.Future()
         self.restarts = 0
+        self.began_after = 0  # reloads: how many there had been when its process was started
         self.ready = self.silent = False
         self.heard = 0.0
         self.report: health.Report = {}

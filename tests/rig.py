@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -97,6 +98,15 @@ class Gateway:
 
     def output(self) -> str:
         return self.process.output()
+
+    async def health(self) -> dict[str, Any]:
+        """What its health page tells."""
+        answer = await raw_request(self.port, b"GET /_verbatim/health HTTP/1.1\r\nHost: a\r\n\r\n")
+        return dict(json.loads(answer.partition(b"\r\n\r\n")[2]))
+
+    async def idle(self) -> bool:
+        """Whether no exchange is under way."""
+        return bool((await self.health())["exchanges"]["active"] == 0)
 
     async def archived(self, condition: Callable[[list[Archived]], bool]) -> list[Archived]:
         """Wait until what is on disk satisfies `condition` and return it."""
