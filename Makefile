@@ -22,7 +22,7 @@ OPENSPEC := OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 npx --yes @fission-ai/openspec@1
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: help run test unit lint format types specs fuzz smuggle crash soak bench autobahn wstest lock sizes clean env dev installed
+.PHONY: help run test unit lint format types specs fuzz smuggle slow crash soak bench autobahn wstest lock sizes clean env dev installed
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -61,6 +61,9 @@ fuzz: dev ## every property test with many more examples
 
 smuggle: dev ## 2,000 mutated requests and 2,000 mutated answers, each of which an independent reader judges (30 seconds)
 	@VERBATIM_SMUGGLE_CASES=2000 $(BIN)/pytest --timeout=600 tests/gateway/relay/test_smuggling.py
+
+slow: dev ## slowhttptest (Debian has it): a thousand slow heads, a thousand slow bodies (45 seconds)
+	@VERBATIM_SLOWHTTPTEST=1 $(BIN)/pytest -s tests/gateway/relay/test_limits.py -k slowhttptest
 
 crash: dev ## kills, failing calls, power losses, full and stalled disks by the thousand: nothing acknowledged is lost (25 minutes)
 	@VERBATIM_HISTORIES=500 VERBATIM_FOLLOW_KILLS=60 $(BIN)/pytest --timeout=600 tests/archive/catalog/test_follow.py
