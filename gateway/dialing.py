@@ -74,15 +74,18 @@ class Dialer:
             raise (dial_failure if reached else proxy_failure)(error, route, self.connect_timeout) from None
 
     async def _connect(self, host: str, port: int, context: ssl.SSLContext | None, make: Callable[[], C]) -> C:
-        loop = asyncio.get_running_loop()
-        sock = await start_connection(await self._addresses(host, port), happy_eyeballs_delay=EYEBALLS_DELAY, interleave=1, loop=loop)
+        loop, addresses = asyncio.get_running_loop(), await self._addresses(host, port)
+        name = host if context is not None else None
+        if len(addresses) == 1:  # the loop's own way takes half the time
+            with _shaking_hands(context):
+                transport, protocol = await loop.create_connection(make, *addresses[0][4][:2], ssl=context, server_hostname=name)
+            keep_alive(transport.get_extra_info("socket"))
+            return protocol
+        sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY, interleave=1, loop=loop)
         try:
             keep_alive(sock)
-            if context is None:
-                _, protocol = await loop.create_connection(make, sock=sock)
-            else:
-                with _shaking_hands():
-                    _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=host)
+            with _shaking_hands(context):
+                _, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
         except BaseException:
             sock.close()
             raise
@@ -133,7 +136,7 @@ async def _hand_over(transport: asyncio.Transport, protocol: C, context: ssl.SSL
         return protocol
     waiting = _Waiting()
     try:
-        with _shaking_hands():
+        with _shaking_hands(context):
             inner = await asyncio.get_running_loop().start_tls(transport, waiting, context, server_hostname=host)
     except BaseException:
         transport.abort()
@@ -147,11 +150,13 @@ async def _hand_over(transport: asyncio.Transport, protocol: C, context: ssl.SSL
 
 
 @contextlib.contextmanager
-def _shaking_hands() -> Iterator[None]:
-    """An end in the middle of a handshake is a refusal of it: many servers say no other word."""
+def _shaking_hands(context: ssl.SSLContext | None) -> Iterator[None]:
+    """An end in the middle of a TLS handshake is a refusal of it: many servers say no other word."""
     try:
         yield
-    except ConnectionError:
+    except ConnectionResetError as error:
+        if context is None or error.errno == errno.ECONNREFUSED:
+            raise
         raise ssl.SSLError from None
 
 
@@ -222,7 +227,9 @@ def dial_failure(error: BaseException, route: Route, seconds: float) -> GatewayE
     if isinstance(error, ssl.SSLCertVerificationError):
         return GatewayError(502, "upstream_tls", f"the certificate of {route.url} is not trusted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return GatewayError(502, "upstream_tls", f"no TLS connection to {route.url}: {getattr(error, 'reason', None) or 'the handshake was broken off'}")
+        return GatewayError(
+            502, "upstream_tls", f"no TLS connection to {route.url}: {getattr(error, 'reason', None) or 'the handshake was broken off'}"
+        )
     if isinstance(error, OSError):
         if error.errno in EXHAUSTED:
             return GatewayError(503, "overloaded", f"the gateway has no more room for connections: {os.strerror(error.errno)}")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ssl
 import sys
+from time import monotonic
 from typing import Any, Final, cast
 
 __all__ = ["keep_session", "new_tls_context", "problem_with_files", "wire_context"]
+
+RENEW_AFTER: Final = 60.0
+"""Seconds for which one session serves before the one that a resumed connection was given takes its place (servers give them for minutes
+to days: nginx for five minutes)."""
 
 OWN_STORE: Final = sys.platform in ("darwin", "win32")
 """Where the system verifies certificates itself, once per connection; elsewhere OpenSSL does, with the system's file of them."""
@@ -56,7 +61,7 @@ def _resuming(base: Any) -> type[ssl.SSLObject]:
 
     Resuming skips the certificates, which the session's first connection has verified under the same context.
     """
-    sessions: dict[str | None, ssl.SSLSession] = {}
+    sessions: dict[str | None, tuple[ssl.SSLSession, float]] = {}
 
     class Resuming(base):  # type: ignore[misc]
         _begun = False
@@ -64,16 +69,19 @@ def _resuming(base: Any) -> type[ssl.SSLObject]:
         def do_handshake(self) -> None:
             if not self._begun:
                 self._begun = True
-                session = sessions.get(self.server_hostname)
-                if session is not None:
-                    self.session = session
+                kept = sessions.get(self.server_hostname)
+                if kept is not None:
+                    self.session = kept[0]
             super().do_handshake()
 
         def keep_session(self) -> None:
+            kept, now = sessions.get(self.server_hostname), monotonic()
+            if kept is not None and self.session_reused and now - kept[1] < RENEW_AFTER:
+                return  # Python copies a session, certificates and all, whenever it is asked for
             session = self.session
             # TLS 1.3 has tickets only, and those come after the handshake; 1.2 has ids, too (RFC 5246 section 7.4.1.3)
             if session is not None and (session.has_ticket or (self.version() == "TLSv1.2" and session.id)):
-                sessions[self.server_hostname] = session
+                sessions[self.server_hostname] = session, now
 
     return cast("type[ssl.SSLObject]", Resuming)
 
