@@ -36,6 +36,8 @@ NAMED_METAVARS: Final = {
     "viewer_hosts": "NAME:PORT,...",
     "archive": "FOLDER",
     "seal_key": "FILE",
+    "tls_cert": "FILE",
+    "tls_key": "FILE",
     "default_route": "NAME",
 }
 
