@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from archive.errors import DamagedMember
+from archive.forwarding import Forwarding, forwarding
 from archive.naming import in_body
 
 __all__ = ["Content", "Entry", "Exchange", "Head", "Place", "Summary", "assemble", "moment", "upstream_ids"]
@@ -121,6 +122,8 @@ class Exchange:
     """The archive's lines exactly, without their newlines, one for each of `places`; empty bytes where `unread` names the place."""
     unread: list[tuple[Place, str]] = field(default_factory=list)
     """Members that could not be read (damage) or not whole (more than the reader allows), each with the reason."""
+    forwarding: Forwarding | None = None
+    """Whether what was received was handed on unchanged; None where no line tells."""
 
 
 @dataclass(slots=True)
@@ -271,6 +274,7 @@ def assemble(
             places=list(places),
             lines=list(lines),
             unread=list(unread),
+            forwarding=forwarding(parts, origin=response.origin if response is not None else None),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise DamagedMember("the line is not of this schema") from error

@@ -34,6 +34,10 @@ _ADDED: Final = {"request": frozenset((b"host",)), "response": frozenset((b"conn
 _REWRITTEN: Final = {"request": HOP | {b"host"}, "response": HOP}
 
 
+_FRAMING: Final = b"transfer-encoding:"
+_NOTHING: Final[list[str]] = []
+
+
 class _Names(NamedTuple):
     received: str
     forwarded: str
@@ -69,7 +73,7 @@ class Direction:
         self._fields: Fields | None = None
         self._recorded: tuple[bytes, ...] | None = None
         self._start = b""
-        self._tokens: Sequence[bytes] = ()
+        self._tokens: tuple[bytes, ...] = ()
         self._names: _Names | None = None
         self._received: list[bytes] = []
         self._handed: list[bytes] = []
@@ -80,7 +84,7 @@ class Direction:
     def head(self, fields: Fields, recorded: Fields, start: bytes, connection: Sequence[bytes]) -> None:
         """The head was received: its fields, the same as they are recorded, how the other side's start line has to begin, and the tokens
         of its Connection fields."""
-        self._fields, self._start, self._tokens = fields, start, connection
+        self._fields, self._start, self._tokens = fields, start, tuple(connection)
         self._recorded = tuple([name for name, _ in recorded])
         self._look_at_names()
 
@@ -141,11 +145,14 @@ class Direction:
     def crossed(self, *, complete: bool) -> Crossed:
         """The outcome. `complete`: the exchange ended as it should, so all that was received ought to have been handed on."""
         names, handed = self._names, self.handed
+        same = self._differs_at is None and self.received == handed.body
+        if same and handed.sound and names is not None and not names.beyond:  # as it should be, and the quicker said
+            return Crossed((names.received, names.forwarded), names.differ, (self.received, handed.body), True, _NOTHING, self.stream)
         return Crossed(
             names=(_digest(self._recorded), None) if names is None else (names.received, names.forwarded),
             differ=() if names is None else names.differ,
             size=(self.received, handed.body),
-            same=self._differs_at is None and self.received == handed.body,
+            same=same,
             differences=[f"{self._side} {what}" for what in self._differences(complete)],
             stream=self.stream,
         )
@@ -192,25 +199,67 @@ class Direction:
         self._extra = self._handed.copy()
 
 
-def _compare_heads(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, start: bytes, tokens: Sequence[bytes]) -> _Names:
-    """The names of both, and what no rule explains. Lines that are the same on both sides are only counted."""
-    lines = head.split(b"\r\n")
-    first = lines[0]
-    del lines[-2:], lines[0]
-    expected = [b": ".join(field) for field in fields]
-    ours, theirs = set(expected), set(lines)
-    if len(ours) == len(expected) and len(theirs) == len(lines):
-        lost: Iterable[bytes] = ours - theirs
-        extra: Iterable[bytes] = theirs - ours
-    else:
-        counted = Counter(expected)
-        counted.subtract(lines)
-        lost = [line for line, number in counted.items() for _ in range(number)]
-        extra = [line for line, number in counted.items() for _ in range(-number)]
-    names = _names(side, recorded, tuple(sorted(map(_name, lost))), tuple(sorted(map(_name, extra))), frozenset(tokens))
-    if first.startswith(start):
+def _compare_heads(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, start: bytes, tokens: tuple[bytes, ...]) -> _Names:
+    """The names of both, and what no rule explains."""
+    names = _as_ruled(side, fields, recorded, head, tokens)
+    if names is None:
+        names = _line_by_line(side, fields, recorded, head, tokens)
+    if head.startswith(start):
         return names
     return names._replace(beyond=(*names.beyond, "start line: it was forwarded with another method or status"))
+
+
+def _as_ruled(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names | None:
+    """The usual case made short: what stays is there in order and unchanged, Host in its place, what is ours at the end."""
+    at = head.index(b"\r\n") + 2
+    framed = 0
+    for first, last, rewritten in _stretches(side, recorded, tokens):
+        if rewritten:
+            if head[at : at + len(rewritten)].lower() == rewritten:
+                at = head.index(b"\r\n", at) + 2
+                framed += rewritten == _FRAMING
+            elif rewritten != _FRAMING:
+                return None
+        else:
+            lines = b"\r\n".join([b": ".join(field) for field in fields[first:last]]) + b"\r\n"
+            if not head.startswith(lines, at):
+                return None
+            at += len(lines)
+    added = tuple([_name(line) for line in head[at:-4].split(b"\r\n")]) if at < len(head) - 2 else ()
+    return _usual(side, recorded, tokens, added, framed)
+
+
+@lru_cache(maxsize=4096)
+def _stretches(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...]) -> tuple[tuple[int, int, bytes], ...]:
+    """Where the fields stand that ought to stay: from, to, and how the line begins of one whose value is another on the other side."""
+    found: list[tuple[int, int, bytes]] = []
+    for at, name in enumerate(map(bytes.lower, names)):
+        if name == b"transfer-encoding" or (name == b"host" and side == "request"):
+            found.append((at, at + 1, name + b":"))
+        elif not _may_go(name, side, tokens):
+            if found and found[-1][1] == at and not found[-1][2]:
+                found[-1] = (found[-1][0], at + 1, b"")
+            else:
+                found.append((at, at + 1, b""))
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _usual(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...], added: tuple[bytes, ...], framed: int) -> _Names:
+    """What `_names` says where all that may go has gone, but for `framed` lines of Transfer-Encoding."""
+    gone = [name for name in map(bytes.lower, names) if _may_go(name, side, tokens)]
+    for _ in range(framed):
+        gone.remove(b"transfer-encoding")
+    return _names(side, names, tuple(sorted(gone)), tuple(sorted(added)), tokens)
+
+
+def _line_by_line(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names:
+    """Whatever the order. Lines that are the same on both sides are only counted."""
+    counted = Counter([b": ".join(field) for field in fields])
+    counted.subtract(head[:-4].split(b"\r\n")[1:])
+    lost = [_name(line) for line, number in counted.items() for _ in range(number)]
+    extra = [_name(line) for line, number in counted.items() for _ in range(-number)]
+    return _names(side, recorded, tuple(sorted(lost)), tuple(sorted(extra)), tokens)
 
 
 def _name(line: bytes) -> bytes:
@@ -218,7 +267,7 @@ def _name(line: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _names(side: str, received: tuple[bytes, ...], lost: tuple[bytes, ...], extra: tuple[bytes, ...], tokens: frozenset[bytes]) -> _Names:
+def _names(side: str, received: tuple[bytes, ...], lost: tuple[bytes, ...], extra: tuple[bytes, ...], tokens: tuple[bytes, ...]) -> _Names:
     """`lost`, `extra`: names of the lines that only one of the two has. Clients of one kind send the same names each time."""
     gone, new = Counter(map(_recorded, lost)), Counter(map(_recorded, extra))
     changed = gone & new
@@ -242,7 +291,7 @@ def _digest(names: tuple[bytes, ...] | None) -> str | None:
     return None if names is None else names_digest(names)
 
 
-def _may_go(name: bytes, side: str, tokens: frozenset[bytes]) -> bool:
+def _may_go(name: bytes, side: str, tokens: Sequence[bytes]) -> bool:
     return name in HOP or (name in tokens and name not in _NEVER) or (side == "request" and _ours(name))
 
 

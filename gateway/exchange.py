@@ -191,6 +191,8 @@ class Exchange:
                 self.client.hold(SLOW, True)
             return
         upstream.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self.capture is not None:
+            self._handed("upstream", pieces)
 
     def sent(self, events: list[Event], now: float) -> None:
         """What went out: note it, and tell the capture."""
@@ -216,6 +218,7 @@ class Exchange:
         """After an upgrade: bytes as they are."""
         if self.upstream is not None:
             self.upstream.transport.write(data)
+            self._handed("upstream", [data])
             self._frames("client", data)
 
     def client_lost(self) -> None:
@@ -256,6 +259,7 @@ class Exchange:
         self.client.hold(SLOW, False)  # before writing, which may find the upstream slow and hold it again
         waiting, self._waiting = self._waiting, []
         connection.transport.write(b"".join(waiting))
+        self._handed("upstream", waiting)
 
     def _attach(self, connection: Connection) -> None:
         self.upstream = connection
@@ -267,6 +271,11 @@ class Exchange:
     def _retry(self) -> None:
         """Once more on a fresh connection: the kept one had died, and nothing was asked that must not be asked twice."""
         self._retried = True
+        if self.capture is not None:
+            try:
+                self.capture.again()
+            except Exception:
+                self._capture_failed()
         head, target = self._head, self.target
         self._waiting = [headers.request_head(head, target.target, target.route.authority)]
         self._connecting = self.relay.loop.create_task(self._connect())
@@ -276,6 +285,7 @@ class Exchange:
         if not (self.over or self.request_done or self._continued or self._sent) and self._response is None:
             self._continued = "ours"
             self.client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._handed("client", [b"HTTP/1.1 100 Continue\r\n\r\n"])
 
     # From the upstream to the client
 
@@ -309,6 +319,8 @@ class Exchange:
                     out.append(b"0\r\n\r\n")
         if out:
             self.client.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self.capture is not None:
+                self._handed("client", out)
         self._record(events)
         if self.tunnel:
             self._open_tunnel()
@@ -394,9 +406,18 @@ class Exchange:
     def upstream_bytes(self, data: bytes) -> None:
         """After an upgrade: bytes as they are."""
         self.client.transport.write(data)
+        self._handed("client", [data])
         self.response_bytes += len(data)
         self._boundary.feed(data)
         self._frames("upstream", data)
+
+    def _handed(self, to: Side, pieces: list[bytes]) -> None:
+        """What was just written to one side's socket, for the proof that it is what was received from the other."""
+        if self.capture is not None:
+            try:
+                self.capture.handed(to, pieces)
+            except Exception:
+                self._capture_failed()
 
     def _frames(self, side: Side, data: bytes) -> None:
         self.heard = now = perf_counter()
@@ -484,7 +505,9 @@ class Exchange:
         self._status = failure.status
         if self._head.method == b"HEAD":
             body = b""
-        client.transport.write(answer_head(failure, fields) + body)
+        head = answer_head(failure, fields)
+        client.transport.write(head + body)
+        self._handed("client", [head, body])
         self.response_bytes += len(body)
         if self.capture is not None:
             try:

@@ -40,6 +40,11 @@ class Handed:
         """By its own framing nothing is missing of it."""
         return self._state in ("over", "close", "tunnel")
 
+    @property
+    def sound(self) -> bool:
+        """Whole, and neither more than that nor another protocol."""
+        return self._state in ("over", "close", "tunnel") and not (self.beyond or self.mistake)
+
     def tunnel(self) -> None:
         """Bytes are just bytes from now on (RFC 9110 section 7.8)."""
         self._state = "tunnel"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from archive.catalog.follow import Follower
-from archive.record import Body, BodyStream, End, EndReason, Message, Record, Redaction, Timing
+from archive.record import Body, BodyStream, Crossed, End, EndReason, Message, Record, Redaction, Timing, Transparency
 
 
 def text_of(page: str) -> str:
@@ -405,3 +405,22 @@ async def test_a_symbolic_link_is_not_followed(tmp_path: Path, write, exchange, 
     async with serve(folder) as viewer:
         assert rows(await viewer.page("/")) == [known]
         assert (await viewer.get(f"/exchange/{hidden}")).status_code == 404
+
+
+def crossed(*differences: str) -> Transparency:
+    return Transparency(Crossed(("a", "a"), (), (5, 5), True, []), Crossed(("b", "b"), (), (7, 7), True, [*differences]))
+
+
+async def test_an_exchange_s_page_says_that_it_was_forwarded_unchanged(tmp_path: Path, write, exchange, serve) -> None:
+    told, silent = write(tmp_path, [exchange(transparency=crossed()), exchange(ago=9)])
+    async with serve(tmp_path) as viewer:
+        assert "Forwarded unchanged, both ways" in text_of(await viewer.page(f"/exchange/{told}"))
+        assert "orwarded unchanged" not in text_of(await viewer.page(f"/exchange/{silent}"))
+
+
+async def test_an_exchange_s_page_says_what_was_not_forwarded_unchanged(tmp_path: Path, write, exchange, serve) -> None:
+    (spoilt,) = write(tmp_path, [exchange(transparency=crossed("response headers: header <b> was added"))])
+    async with serve(tmp_path) as viewer:
+        page = await viewer.page(f"/exchange/{spoilt}")
+    assert "Not forwarded unchanged" in text_of(page)
+    assert "<li>response headers: header &lt;b&gt; was added</li>" in page
