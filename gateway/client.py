@@ -31,9 +31,9 @@ __all__ = ["ClientConnection"]
 IDLE: Final = 75.0
 """Seconds a client's connection is kept open between requests: nginx's keepalive_timeout; SDK pools give up sooner by themselves."""
 
-LINGER: Final = 2.0
-"""Seconds a client's upload is still read, and thrown away, after an early answer, so that a reset does not overtake the answer
-(nginx's lingering_close, for the same reason)."""
+LINGER: Final = (5.0, 30.0)
+"""Seconds a client's upload is still read, and thrown away, after an early answer, so that a reset does not overtake the answer: of its
+silence, and in all. Many clients read only when they have sent everything (nginx's lingering_timeout and lingering_time)."""
 
 AHEAD_LIMIT: Final = 64 << 10
 """Bytes of pipelined requests kept while one is answered. Reading goes on up to here so that the client's leaving is noticed."""
@@ -70,7 +70,7 @@ class ClientConnection(asyncio.Protocol):
         self._connections = cast("set[Any]", server_state.connections)  # uvicorn asks each to shut down
         self._holds = 0
         self._finished = False  # the client sends no more, and waits for its answer
-        self._lingering = False
+        self._lingering = 0.0  # since when what comes is thrown away
         self._since = 0.0  # since when a head, the next request or the linger's end is awaited
 
     # asyncio.Protocol
@@ -92,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_bytes(data)
             return
         if self._lingering or (self.closing and exchange is None):
+            self._since = perf_counter()
             return
         try:
             events = self.reader.receive(data)
@@ -178,8 +179,8 @@ class ClientConnection(asyncio.Protocol):
 
     def linger(self) -> None:
         """The answer is out but the request is not all here: read on and throw away for a moment, then close."""
-        self.closing = self._lingering = True
-        self._since = perf_counter()
+        self.closing = True
+        self._since = self._lingering = perf_counter()
 
     def exchange_over(self) -> None:
         """The exchange has ended: on to the next request, or close."""
@@ -214,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
         """Timeouts, about once a second."""
         transport = self.transport
         if self._lingering:
-            if self.exchange is None and now - self._since > LINGER:
+            if self.exchange is None and (now - self._since > LINGER[0] or now - self._lingering > LINGER[1]):
                 transport.abort()
         elif self.exchange is not None:
             unseen = self._holds and not (self._finished or transport.is_closing())  # while it is not read its leaving does not show

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import re
 import select
 import socket
@@ -175,6 +177,8 @@ class Connection(asyncio.Protocol):
                 self.user.response(events)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.user is not None:
+            self._last_words()
         user, self.user = self.user, None
         self.keep_session()
         if user is None:
@@ -184,6 +188,15 @@ class Connection(asyncio.Protocol):
             self.reused = False  # part of an answer had come: it has not gone while idle
         vanished = isinstance(exc, OSError) and exc.errno in VANISHED
         user.upstream_lost("the upstream has vanished" if vanished else "the upstream closed the connection", reset=exc is not None)
+
+    def _last_words(self) -> None:
+        """Read what an upstream said before it broke the connection: a 413, say, of one that closes with the upload unread. Our writing
+        found the connection broken before our reading came to what had arrived; the kernel still has it."""
+        if self.transport.get_extra_info("sslcontext") is not None:
+            return  # it would have to be decrypted
+        with contextlib.suppress(OSError):
+            while self.user is not None and (data := os.read(self.transport.get_extra_info("socket").fileno(), FULL_READ)):
+                self.data_received(data)
 
     def pause_writing(self) -> None:
         if self.user is not None:
