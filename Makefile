@@ -76,7 +76,7 @@ soak: dev ## ten minutes of 1,000 streams, 200 websockets and 50 requests a seco
 bench: dev ## Verbatim beside nginx, Caddy, Node and a naive relay
 	@$(BIN)/python tests/bench/run.py
 
-autobahn: dev ## the Autobahn websocket suite through the gateway and without it, all cases, both ways (needs a Python 2.7; 20 minutes)
+autobahn: dev ## the Autobahn websocket suite through the gateway and without it, all cases, both ways (needs a Python 2.7; half an hour)
 	@$(BIN)/python tests/autobahn/run.py
 
 wstest: dev
@@ -91,7 +91,7 @@ sizes: env ## lines per room, and what is longer than the guidance
 
 clean: ## remove what these commands made; recorded data stays
 	@rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@rm -rf tests/js/node_modules
+	@rm -rf tests/js/node_modules .wstest
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. A stamp in .venv says what each step was made from. Without python3-venv (Debian), the outer pip begins to fill it.

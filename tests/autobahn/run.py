@@ -2,7 +2,7 @@
 
     python tests/autobahn/run.py [--short] [--cases 1.* ...] [--install]
 
-The suite runs on Python 2.7 alone, found on PATH or among pyenv's; what it needs is installed beside this file on first use. Exit code 0:
+The suite runs on Python 2.7 alone, found on PATH or among pyenv's; what it needs is installed in .wstest on first use. Exit code 0:
 none is worse; 1: some are, and named; 77: it cannot run here, and why. The gateway is the real one, recording.
 """
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from rig import ROOT, Gateway, free_port, gateway, wait_for  # noqa: E402  its folder has just been named
 
-INSTALLED = HERE / ".wstest"
+INSTALLED = HERE.parent.parent / ".wstest"
 REQUIREMENTS = HERE / "requirements.txt"
 SECTIONS = {
     "1": "framing", "2": "pings and pongs", "3": "reserved bits", "4": "opcodes", "5": "fragmentation", "6": "UTF-8", "7": "closing",
