@@ -26,6 +26,8 @@ class Report:
     start: dict[str, Held] = field(default_factory=dict)
     end: dict[str, Held] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
+    """What the gateway said of itself when all was over; `healthy` before it began."""
+    healthy: dict[str, Any] = field(default_factory=dict)
     verified: str = ""
     transparent: str = ""
     loads: list[float] = field(default_factory=list)
@@ -66,7 +68,7 @@ def words(report: Report) -> str:
         *(f"growth: {name} {report.growth(name):+.2f} MB a minute in the second half" for name in report.start),
         f"growth: relay and keeper {report.growth('relay', 'keeper'):+.2f}",
         *(f"{name}: {before} before, {report.end.get(name)} after" for name, before in report.start.items()),
-        f"health: {now['connections']} connections, {now['tasks']} tasks, {now['exchanges']['active']} exchanges active",
+        *(f"{name}: {report.healthy[name]} before, {now[name]} after" for name in ("connections", "tasks", "exchanges")),
         f"seconds: {report.took}",
     ]
     return "\n".join([*lines, *(f"WRONG: {each}" for each in report.wrong)] + ["nothing is wrong"] * (not report.wrong))

@@ -87,6 +87,7 @@ def load(report: Report, running: Gateway, disk: FaultyDisk | None, folder: Path
     until(lambda: {"keeper", "caretaker"} <= set(named(pid)), "all processes run")
     parts = named(pid)
     report.start = {name: found for name, each in parts.items() if (found := held(each)) is not None}
+    report.healthy = health(running.port)
     faults = sorted(windows(plan, disk), key=lambda it: it[0]) if disk is not None else []
     with traffic(plan, running.port, "/up", folder / "clients.jsonl") as clients:
         assert clients.stdin is not None
@@ -145,10 +146,15 @@ def settled(report: Report, running: Gateway) -> None:
         report.end = {name: found for name, pid in named(pid).items() if (found := held(pid)) is not None}
         return all(report.end[name].fds <= report.start[name].fds for name in ("relay", "keeper"))
 
-    try:
-        until(back, "descriptors are back", 30)
-    except TimeoutError:
-        report.wrong.append(f"descriptors: {report.start} before, {report.end} after")
+    def let_go() -> bool:
+        now = health(running.port)
+        return all(now[name] <= report.healthy[name] for name in ("connections", "tasks"))
+
+    for what, condition in (("descriptors", back), ("connections and tasks", let_go)):
+        try:
+            until(condition, f"{what} are back", 30)
+        except TimeoutError:
+            report.wrong.append(f"{what} are not what they were")
 
 
 def weigh(report: Report, running: Gateway, folder: Path) -> None:

@@ -109,7 +109,7 @@ def without(at: int) -> Callable[[list[Line]], None]:
         (changed(2, "response", "body", "text", to=lambda text: text + ASKS[2].nonce), "foreign nonce"),
         (changed(2, "response", "body", "sha256", to=lambda _: "0" * 64), "hash differs"),
         (changed(2, "end", "reason", to=lambda _: "client_closed"), "marked otherwise"),
-        (changed(2, "end", to=lambda _: None), "no end"),
+        (changed(2, "end", to=lambda _: None), "drop counter"),
         (changed(2, "id", to=lambda _: "id-9"), "other id"),
         (changed(2, "part", to=lambda _: 1), "drop counter"),
         (changed(3, "seq", to=lambda _: 4), "hole"),

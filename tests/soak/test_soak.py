@@ -30,6 +30,5 @@ def test_under_load_and_faults_every_exchange_is_archived_once_or_counted_as_los
     assert counts["records lost, as gaps tell"] > 50
     assert counts["read by our reader"] > 500
     assert len(report.verdict.hours) == 2
-    assert (report.health["exchanges"]["active"], report.health["connections"]) == (0, 0)
-    assert report.health["tasks"] <= 4  # uvicorn's two, the health page's own, and the keeper's
+    assert report.health["exchanges"]["active"] == 0
     assert report.growth("relay", "keeper") < report.passed / 1e6 * PASSED
