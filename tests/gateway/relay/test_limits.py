@@ -152,7 +152,13 @@ async def test_slowhttptest_finds_the_gateway_at_work(mode: str, tmp_path: Path)
     """Acceptance C40, with the tool itself."""
     tool = shutil.which("slowhttptest")
     assert tool, "apt install slowhttptest"
-    async with Origin() as origin, rig(origin, header_timeout=10.0) as gateway:
+
+    async def patient(connection: Connection) -> None:
+        while True:
+            await connection.read_message(deadline=120.0)
+            await connection.send(OK)
+
+    async with RawUpstream(patient) as origin, rig(origin, header_timeout=10.0) as gateway:
         url = f"http://127.0.0.1:{gateway.port}/up/"
         command = [
             tool,

@@ -42,11 +42,32 @@ AMBIGUOUS = [
     b"Transfer-Encoding:\x0bchunked\r\n",
     b"Transfer-Encoding:\r\n chunked\r\n",
     b"Transfer-Encoding:\r\n",
+    b"Content-Length: 1 1\r\n",
+    b"Content-Length: 5;\r\n",
+    b'Content-Length: "5"\r\n',
+    b"Content-Length: 00000000000000000000005\r\n",
+    b"Content-Length: \xd9\xa5\r\n",
+    b"Content-Length: 5\r\nContent-Length:\r\n",
+    b"Content-Length:\x0b5\r\n",
+    b"Content-Length: 5\x00\r\n",
+    b"Transfer-Encoding: ,chunked\r\n",
+    b"Transfer-Encoding: chunked,\r\n",
+    b"Transfer-Encoding: chunked\xa0\r\n",
+    b"Transfer-Encoding: \x00chunked\r\n",
+    b"Transfer-Encoding: chunked\x0c\r\n",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+    b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding\r\n: chunked\r\n",
+    b"X: 1\nTransfer-Encoding: chunked\r\n",
+    b"X: 1\rTransfer-Encoding: chunked\r\n",
+    b" Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: chunked\r\n\tidentity\r\n",
 ]
 
 
 @pytest.mark.parametrize("field", AMBIGUOUS)
 async def test_ambiguous_framing_is_refused_and_the_upstream_sees_nothing(field: bytes) -> None:
+    """Acceptance C30."""
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(POST + field + b"\r\n0\r\n\r\n" + SMUGGLED)
         assert message.status in {400, 501}
@@ -58,6 +79,7 @@ async def test_ambiguous_framing_is_refused_and_the_upstream_sees_nothing(field:
 
 
 async def test_a_transfer_coding_from_an_http_1_0_client_is_refused() -> None:
+    """Acceptance C30."""
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(b"POST /up/ HTTP/1.0\r\nHost: a\r\n" + CHUNKED + b"\r\n0\r\n\r\n")
         assert message.status == 400
@@ -87,6 +109,20 @@ MALFORMED = [
     b"GET /up/ HTTP/9.9\r\nHost: a\r\n\r\n",
     b"GET /up/ http/1.1\r\nHost: a\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /up/\xe4 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /up/\x7f HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /up/ HTTP/1.1\rHost: a\r\n\r\n",
+    b"GET /up/\rX HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://u:p@a/up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http:///up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://a\\b/up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"G(T /up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b" GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n\rX: y\r\n\r\n",
+    b"GET /up/ HTTP/1.1\r\nHost: a\r\nX\xe4: 1\r\n\r\n",
+    b"GET /up/ HTTP/1.1\r\nHost: a\r\n\xa0X: 1\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     *[b"GET /up/ HTTP/1.1\r\nHost: a\r\nX: a" + bytes([byte]) + b"b\r\n\r\n" for byte in (0, 1, 8, 11, 12, 25, 27, 31, 127)],
 ]
@@ -94,6 +130,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("request_bytes", MALFORMED)
 async def test_a_malformed_head_is_refused_and_never_relayed(request_bytes: bytes) -> None:
+    """Acceptance C32."""
     async with Origin() as origin, rig({"up": origin.url}, default="up") as gateway:
         message, client = await gateway.ask(request_bytes)
         assert message.status in {400, 505}
@@ -105,9 +142,25 @@ async def test_a_malformed_head_is_refused_and_never_relayed(request_bytes: byte
 
 @pytest.mark.parametrize(
     "hosts",
-    [b"", b"Host: a\r\nHost: a\r\n", b"Host: a\r\nhost: b\r\n", b"Host: a b\r\n", b"Host: a/b\r\n", b"Host: u@a\r\n", b"Host: a,b\r\n"],
+    [
+        b"",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: a\r\nhost: b\r\n",
+        b"Host: a b\r\n",
+        b"Host: a/b\r\n",
+        b"Host: u@a\r\n",
+        b"Host: a,b\r\n",
+        b"Host:\r\n",
+        b"Host: a:b\r\n",
+        b"Host: a:999999\r\n",
+        b"Host: \xc3\xa4\r\n",
+        b"Host: [::1\r\n",
+        b"Host: a\\b\r\n",
+        b"Host: :80\r\n",
+    ],
 )
 async def test_a_missing_double_or_invalid_host_is_refused(hosts: bytes) -> None:
+    """Acceptance C33."""
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(b"GET /up/ HTTP/1.1\r\n" + hosts + b"X: 1\r\n\r\n")
         assert message.status == 400
@@ -130,10 +183,21 @@ async def test_a_missing_double_or_invalid_host_is_refused(hosts: bytes) -> None
         b"1" + b";x" * 600 + b"\r\n",
         b"1;\x00\r\na\r\n",
         b"\r\n",
+        b'1;a="\r\nb"\r\na\r\n',
+        b"1;a\rb\r\na\r\n",
+        b"1;a\nb\r\na\r\n",
+        b"1\r\na\n",
+        b"1 \r\na\r\n",
+        b"1\t\r\na\r\n",
+        b"1,2\r\na\r\n",
+        b"80000000\r\na\r\n",
+        b"0\r\nX: y\n\n",
+        b"0\r\nX : y\r\n\r\n",
     ],
 )
 @pytest.mark.parametrize("first", [b"", b"4\r\ngood\r\n"])
 async def test_a_chunk_trick_breaks_the_upstream_s_request(chunk: bytes, first: bytes) -> None:
+    """Acceptance C35."""
     async with Origin() as origin, rig(origin) as gateway:
         client = await gateway.client()
         await client.send(POST + CHUNKED + b"\r\n" + first)
@@ -159,6 +223,7 @@ async def test_a_chunk_trick_breaks_the_upstream_s_request(chunk: bytes, first: 
     ],
 )
 async def test_a_head_beyond_the_limits_is_refused_with_431(head: bytes) -> None:
+    """Acceptance C39."""
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(head)
         assert message.status == 431
@@ -167,6 +232,7 @@ async def test_a_head_beyond_the_limits_is_refused_with_431(head: bytes) -> None
 
 
 async def test_a_head_that_does_not_come_to_its_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance C40."""
     monkeypatch.setattr(relay_module, "TICK", 0.05)
     async with Origin() as origin, rig(origin, header_timeout=0.3) as gateway:
         slow, good = await gateway.client(), await gateway.client()
@@ -194,6 +260,16 @@ async def test_the_time_for_a_head_begins_with_its_first_byte(monkeypatch: pytes
         await client.send(b"Host: a\r\n\r\n")
         assert (await final(client)).status == 200
         await client.close()
+
+
+@pytest.mark.parametrize("host", [b"a", b"a:80", b"a:", b"[::1]:8787", b"127.0.0.1", b"a_b.c-d:1"])
+async def test_a_host_with_or_without_a_port_is_taken(host: bytes) -> None:
+    """Acceptance C33."""
+    async with Origin() as origin, rig(origin) as gateway:
+        message, client = await gateway.ask(b"GET /up/ HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert message.status == 200
+        await client.close()
+        assert origin.requests[0].values(b"host") == [f"127.0.0.1:{origin.port}".encode()]
 
 
 async def test_an_idle_connection_is_kept_for_over_a_minute_and_then_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +310,8 @@ async def test_a_request_cut_into_single_bytes_is_the_same_request() -> None:
 
 
 async def test_an_unread_upload_never_becomes_the_next_request() -> None:
+    """Acceptance C38."""
+
     async def refuse(connection) -> None:
         await connection.read_head()
         await connection.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
