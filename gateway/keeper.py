@@ -182,9 +182,9 @@ class Keeper:
         if self._transport is None:
             return
         size = self.tape.size
-        data = self.tape.take(last=last)
-        if data:
-            self._transport.writelines((FRAME.pack(len(data), size, keeping.TAPE), data))
+        pieces = self.tape.take(last=last)
+        if pieces:
+            self._transport.writelines((FRAME.pack(sum(map(len, pieces)), size, keeping.TAPE), *pieces))
 
     def _send(self, kind: int, value: Any) -> None:
         data = marshal.dumps(value, MARSHAL_VERSION)

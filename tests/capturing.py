@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archive.record import Client, EndReason, Kept, Record, Upstream, new_id
+from archive.record import Client, EndReason, Kept, Record, Transparency, Upstream, new_id
 from gateway.capture import Recording, Told
 from gateway.wire import Head, Limits, request_reader, response_reader
 
@@ -79,6 +79,14 @@ def tell(
     told.end(EndReason.COMPLETE, "", 100.05)
 
 
+def crossed(proof: Transparency | None) -> Any:
+    """What a record says of both sides, as comparable values."""
+    if proof is None:
+        return None
+    sides = [one and (one.names, tuple(one.differ), one.size, one.same, one.differences) for one in (proof.request, proof.response)]
+    return proof.retried, *sides
+
+
 def plain(record: Record) -> dict[str, Any]:
     """A record as comparable values: shared decoder state and laziness removed."""
     messages = record.messages() if callable(record.messages) else record.messages
@@ -101,5 +109,6 @@ def plain(record: Record) -> dict[str, Any]:
         "end": record.end,
         "redactions": record.redactions,
         "weight": record.weight,
+        "transparency": crossed(record.transparency),
         "kept": record.kept,
     }

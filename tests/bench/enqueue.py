@@ -25,6 +25,7 @@ from codexlike import CodexLike
 from exchanges import ANSWER, REQUEST_HEAD, RESPONSE_HEAD, archived, body_of
 
 from archive.record import Client, EndReason, Upstream, new_id
+from gateway import headers
 from gateway.capture import CaptureLimits, Told
 from gateway.keeper import Keeper
 from gateway.wire import Head
@@ -42,6 +43,7 @@ UPLOADS = 10
 READ = 256 << 10
 """The most that one read of a socket brings (uvloop)."""
 CHUNK = b'data: {"id":"chatcmpl-bench","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}\n\n'.ljust(200)
+CHUNKED = b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK)
 
 
 def heads() -> tuple[Head, Head]:
@@ -61,6 +63,8 @@ class Ours:
         self.id, self.at = new_id(0), time.time()
         self.request, self.response = heads()
         self.upstream = Upstream("bench", "http://127.0.0.1:9")
+        self.sent = headers.request_head(self.request, self.request.target, b"127.0.0.1:9")
+        self.answered = headers.response_head(self.response, b"0" * 36, chunked=False, close=False)
         self.body = body_of(2000, 1)
         large = body_of(LARGE, 2)
         self.pieces = [large[at : at + READ] for at in range(0, LARGE, READ)]
@@ -73,8 +77,10 @@ class Ours:
 
     def record(self) -> None:
         told, now = self.open(), self.at
+        told.handed("upstream", [self.sent, self.body])
         told.request_data([self.body], now)
         told.request_end()
+        told.handed("client", [self.answered, ANSWER])
         told.response_head(self.response, now)
         told.response_data([ANSWER], now)
         told.response_end()
@@ -83,6 +89,7 @@ class Ours:
     def upload(self) -> None:
         told = self.open()
         for piece in self.pieces:
+            told.handed("upstream", [piece])
             told.request_data([piece], self.at)
         told.request_end()
         told.end(EndReason.COMPLETE, "", self.at)
@@ -95,6 +102,7 @@ class Ours:
                 self.streams.append(told)
         told = self.streams.pop()
         self.streams.insert(0, told)
+        told.handed("client", [CHUNKED])
         told.response_data([CHUNK], self.at)
 
 

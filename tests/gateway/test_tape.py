@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from archive.record import Client, EndReason, new_id
 from gateway.capture import CaptureLimits, InProcess
-from gateway.tape import SMALL, STALLED, Player, Tape
+from gateway.tape import LARGE, SMALL, STALLED, Player, Tape
 
 
 class Rig:
@@ -38,7 +38,7 @@ class Rig:
 
     def pass_on(self, *, acknowledge: bool = True) -> None:
         size = self.tape.size
-        data = self.tape.take()
+        data = b"".join(self.tape.take())
         if data:
             self.player.play(data)
         if acknowledge:
@@ -275,7 +275,7 @@ def test_a_loss_wakes_when_there_is_room_to_tell_of_it() -> None:
     told.request_data([b"x" * 20_000], 100.0)
     told.offer(last=True)
     size = rig.tape.size
-    rig.player.play(rig.tape.take())
+    rig.player.play(b"".join(rig.tape.take()))
     assert not rig.lost
     wakes = rig.wakes
     rig.tape.acknowledged(size, rig.now)
@@ -291,7 +291,7 @@ def test_the_last_flush_tells_of_losses_even_without_room() -> None:
     told.on_full = lambda: None
     told.request_data([b"x" * 20_000], 100.0)
     told.offer(last=True)
-    rig.player.play(rig.tape.take(last=True))
+    rig.player.play(b"".join(rig.tape.take(last=True)))
     assert len(rig.lost) == 1
 
 
@@ -346,6 +346,25 @@ def test_what_is_written_as_it_was_received_is_told_once() -> None:
     told.request_data([body[:10]], 100.0)  # nothing of it was handed on yet
     told.handed("upstream", [body[:10], body])
     told.request_data([body], 100.0)
-    tape = rig.tape.take()
+    tape = b"".join(rig.tape.take())
     assert tape.count(body) == 1
     assert len(tape) < len(body) + 2000
+
+
+@given(st.lists(st.sampled_from([b"", b"small", b"x" * (LARGE - 1), b"y" * LARGE, b"z" * 3 * LARGE]), max_size=5), st.booleans())
+def test_large_pieces_cross_beside_the_events_and_are_the_same_there(pieces: list[bytes], chunked: bool) -> None:
+    head = request(REQUEST.replace(b"X-Dup: 1", b"X-Dup: " + b"1" * 2 * LARGE))
+    records, name = [], new_id(9)
+    for recording in (direct := InProcess(Remembering(), CaptureLimits(max_body=1 << 30)), rig := Rig(limit=1 << 30)):
+        told = opened(recording if recording is direct else rig.tape, id=name, head=head)
+        assert told is not None
+        told.handed("upstream", [b"POST / HTTP/1.1\r\n\r\n"])
+        for number, piece in enumerate(pieces):
+            told.handed("upstream", [b"%x\r\n" % len(piece) + piece + b"\r\n"] if chunked else [piece])
+            told.request_data([piece], 100.0 + number)
+        told.handed("upstream", pieces)
+        told.end(EndReason.COMPLETE, "", 110.0)
+        if recording is not direct:
+            rig.pass_on()
+        records.append(plain((rig.recorder if recording is not direct else direct._recorder).records[-1]))  # type: ignore[attr-defined]
+    assert records[0] == records[1]
