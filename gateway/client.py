@@ -238,6 +238,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._connections.discard(self)
         relay.connections.discard(self)
+        relay.crowded(perf_counter())
         surplus = SurplusConnection(relay, self._config, self._state, self._app_state)
         self.transport.set_protocol(surplus)
         surplus.connection_made(self.transport)

@@ -45,6 +45,9 @@ FLUSH: Final = 0.5
 SPARE: Final = 64
 """File descriptors kept from clients and upstreams: for the records, and to say to whom there is none left that it is so."""
 
+COMPLAIN_EVERY: Final = 60.0
+"""Seconds between two lines about clients that are turned away for want of descriptors."""
+
 SAID: Final = 20
 """Different web origins whose refusal is logged; those after that are counted."""
 
@@ -64,7 +67,7 @@ class Counters:
 
 
 RUNNING: Final = frozenset(
-    {"recording", "pool", "counters", "exchanges", "connections", "loop", "max_connections", "presence", "_said", "_timer"}
+    {"recording", "pool", "counters", "exchanges", "connections", "loop", "max_connections", "presence", "_complained", "_said", "_timer"}
 )
 """What of a relay is not settings: `take_over` leaves it alone."""
 
@@ -115,6 +118,7 @@ class Relay:
         self.upstreams = {name: Upstream(name, route.url) for name, route in routes.routes.items()}
         self._access_log = access_log
         self._said: set[str] = set()
+        self._complained = -COMPLAIN_EVERY
         self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
 
@@ -178,6 +182,13 @@ class Relay:
         self.exchanges.add(exchange)
         self.counters.exchanges += 1
         return exchange
+
+    def crowded(self, now: float) -> None:
+        """A client was turned away because descriptors run out: one line a minute says so, however many there are."""
+        if now - self._complained >= COMPLAIN_EVERY:
+            self._complained = now
+            most = self.max_connections
+            log.warning("%d clients are connected, as many as the limit of open files (ulimit -n) has room for: more get 503", most)
 
     def refused(self, failure: GatewayError) -> None:
         """A request was turned away: count it; of web pages, whose users have no other way to find out why, a line is logged."""

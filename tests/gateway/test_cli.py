@@ -37,7 +37,9 @@ def record(
         id=new_id(int(at * 1000)),
         part=0,
         at=at,
-        client=Client("127.0.0.1:5", "nightly", "x-verbatim-session", user="me", user_source="x-verbatim-user", tags=("ci",), metadata={"try": 2}),
+        client=Client(
+            "127.0.0.1:5", "nightly", "x-verbatim-session", user="me", user_source="x-verbatim-user", tags=("ci",), metadata={"try": 2}
+        ),
         upstream=Upstream("openai", "https://api.openai.com"),
         request=Request(b"POST", target, [(b"Host", b"h"), (b"authorization", b"Bearer [redacted]")]),
         request_body=Body([b'{"question":"Z\xc3\xbcrich?"}'], ended=True),
@@ -271,7 +273,7 @@ def test_serve_says_where_it_is_and_what_to_set(tmp_path: Path) -> None:
     assert kinds == ["open", "exchange", "close"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_writes_what_was_recorded(tmp_path: Path, number: signal.Signals) -> None:
     with upstream() as server:
         arguments = ["--port", "0", "--no-viewer", "--route", f"local={server.url}", "--log-level", "debug"]
@@ -315,6 +317,28 @@ def test_ctrl_c_in_a_terminal_ends_all_of_it_in_silence(tmp_path: Path) -> None:
     assert said.replace(b"^C", b"").strip() == b""
     wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
     assert [line["kind"] for line in archive_records(tmp_path / "data" / "archive")] == ["open", "close"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_terminal_that_is_closed_ends_all_of_it(tmp_path: Path, workers: str) -> None:
+    """SIGHUP has its old meaning where one of the standard streams is a terminal."""
+    command = [sys.executable, "-I", "-c", IN_A_TERMINAL, *COMMAND, "serve", "--port", "0", "--no-viewer", "--workers", workers]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), bufsize=0, **pipes) as terminal:
+        screen = terminal.stdout
+        assert screen is not None
+        said = b""
+        while b"Ctrl-C stops it" not in said:
+            data = os.read(screen.fileno(), 65536)
+            assert data, said
+            said += data
+        (gateway,) = children(terminal.pid)
+        processes = [gateway, *children(gateway), *(one for child in children(gateway) for one in children(child))]
+        terminal.kill()  # with it goes the terminal's other side, and the kernel sends the signal
+        terminal.wait()
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
+    kinds = [line["kind"] for line in archive_records(tmp_path / "data" / "archive")]
+    assert sorted(kinds) == ["close"] * int(workers) + ["open"] * int(workers)
 
 
 def test_a_viewer_that_dies_is_started_again(tmp_path: Path) -> None:
