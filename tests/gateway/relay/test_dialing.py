@@ -450,3 +450,58 @@ def test_tcp_asks_whether_a_silent_peer_is_there() -> None:
             ]
             assert seconds == [30, 10, 3]
         assert other.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+async def test_no_silence_is_too_long_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance A45: two minutes before the first byte and ten between two, in a moment: what is looked at is when it was last heard."""
+    monkeypatch.setattr("gateway.relay.TICK", 0.01)
+
+    async def think(connection: Connection, _: object) -> None:
+        await gap.wait()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await second_gap.wait()
+        await connection.send(b"0\r\n\r\n")
+
+    gap, second_gap = asyncio.Event(), asyncio.Event()
+    async with Origin(think) as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(GET)
+        (exchange,) = await wait_for(lambda: [one for one in gateway.relay.exchanges if one.upstream is not None and one.request_done])
+        for seconds, event in ((120, gap), (600, second_gap)):
+            exchange.heard -= seconds
+            exchange.started -= seconds
+            ticks = 0
+            while ticks < 5:  # a few looks at timeouts pass
+                await asyncio.sleep(0.02)
+                ticks += 1
+            assert not exchange.over
+            event.set()
+            await wait_for(lambda: exchange.over or b"ok" in client.received)
+        assert (await final(client)).body == b"ok"
+        await client.close()
+
+
+async def test_no_request_is_lost_to_an_upstream_that_closes_what_is_idle() -> None:
+    """Acceptance A53, the upstream's side: what Node does after five seconds, at a fifth of the time; each request is a POST."""
+
+    async def serve(connection: Connection) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while True:
+                async with asyncio.timeout(1.0):
+                    request = await connection.read_message()
+                seen.append(request.target)
+                await connection.send(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok")
+
+    async def ask(number: int) -> None:
+        client = await gateway.client()
+        for _ in range(3):
+            await client.send(b"POST /up/%d HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi" % number)
+            assert (await final(client)).body == b"ok"
+            await asyncio.sleep(0.3 + number * 0.03)  # the gaps lie on both sides of when the upstream closes
+        await client.close()
+
+    seen: list[bytes] = []
+    async with RawUpstream(serve) as origin, rig(origin) as gateway:
+        await asyncio.gather(*(ask(number) for number in range(40)))
+        assert len(seen) == 120
+        assert len(origin.connections) < 120
