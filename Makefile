@@ -66,6 +66,7 @@ slow: dev ## slowhttptest (Debian has it): a thousand slow heads, a thousand slo
 	@VERBATIM_SLOWHTTPTEST=1 $(BIN)/pytest -s tests/gateway/relay/test_limits.py -k slowhttptest
 
 crash: dev ## kills, failing calls, power losses, full and stalled disks by the thousand: nothing acknowledged is lost (25 minutes)
+	@VERBATIM_RESTARTS=20 VERBATIM_RELOADS=200 $(BIN)/pytest --timeout=600 tests/gateway/test_workers.py tests/gateway/test_reload.py
 	@VERBATIM_HISTORIES=500 VERBATIM_FOLLOW_KILLS=60 $(BIN)/pytest --timeout=600 tests/archive/catalog/test_follow.py
 	@table="$$(mktemp)"; VERBATIM_CRASH_TRIALS=400 VERBATIM_CRASH_TABLE="$$table" $(BIN)/pytest -m campaign --timeout=1800; code=$$?; \
 	echo; $(BIN)/python tests/faults/account.py "$$table"; rm -f "$$table"; exit $$code
