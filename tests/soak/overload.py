@@ -141,11 +141,11 @@ async def offer(clients: Clients, rate: float, seconds: float) -> Offered:
 
 
 async def well_again(clients: Clients, rate: float) -> tuple[float, int]:
-    """Seconds until requests at four fifths of the capacity are all let in for half a second (at most `PATIENCE`); refusals until then."""
+    """Seconds until requests at half of the capacity are all let in for half a second (at most `PATIENCE`); refusals until then."""
     began, refused = time.monotonic(), 0
     while time.monotonic() - began < PATIENCE:
         begun = time.monotonic()
-        offered = await offer(clients, rate * 0.8, 0.5)
+        offered = await offer(clients, rate * 0.5, 0.5)
         if offered.answers["200"] == offered.answers.total():
             return begun - began, refused
         refused += offered.answers["503 overloaded"]

@@ -43,7 +43,9 @@ MIXED = Plan(60, sse=200, ws=200, json=50, leave=0, drop=0, slow=0, messages=(40
 CROWD = dataclasses.replace(MIXED, sse=1000, events=(20, 20), slow=0.03)
 """The full number of streams, slow clients among them."""
 PROFILES = {"full": FULL, "short": SHORT, "mixed": MIXED, "crowd": CROWD}
-GROWTH = 1.0
+READ: Final = 3000
+"""Exchanges, about, that our own reader opens one by one: it takes a millisecond for each."""
+GROWTH: Final = 1.0
 """MB a minute that memory may grow by in the second half of the full run: a line through 300 samples, which one spike moves little."""
 
 
@@ -158,32 +160,35 @@ def settled(report: Report, running: Gateway) -> None:
 
 
 def weigh(report: Report, running: Gateway, folder: Path) -> None:
-    """The archive against the accounts of both ends."""
-    archive, stats = folder / "archive", report.health["archive"]
+    """The archive against the accounts of both ends, and against what our own commands say of it."""
+    archive, total, dropped = folder / "archive", report.health["exchanges"]["total"], report.health["archive"]["dropped"]
     began = time.monotonic()
-    report.verdict = judge(
-        archive, folder / "clients.jsonl", folder / "origin.jsonl", total=report.health["exchanges"]["total"], dropped=stats["dropped"]
-    )
+    report.verdict = judge(archive, folder / "clients.jsonl", folder / "origin.jsonl", total=total, dropped=dropped)
     report.took["judge"] = time.monotonic() - began
     report.passed = report.verdict.passed / report.plan.seconds * 60
-    by_reader(archive, report.verdict, every=max(1, len(report.verdict.exchanges) // 3000))
+    by_reader(archive, report.verdict, every=max(1, len(report.verdict.exchanges) // READ))
     report.wrong += report.verdict.wrong
-    told = verbatim(running, folder, "verify", "--json", str(archive))
-    found = json.loads(told.stdout)
-    report.verified = verbatim(running, folder, "verify", str(archive)).stdout.splitlines()[0]
-    lost = sum(gap["records"] for gap in found["gaps"])
-    if found["damaged"] or found["missing"] or found["repeated"] or lost != stats["dropped"] or told.returncode != (1 if lost else 0):
-        report.wrong.append(f"verify: exit code {told.returncode}, {report.verified}")
-    crossed = verbatim(running, folder, "verify", "--transparency", str(archive))
-    report.transparent = crossed.stdout.strip().splitlines()[0] if crossed.stdout.strip() else crossed.stderr
-    if crossed.returncode:
-        report.wrong.append(f"verify --transparency: exit code {crossed.returncode}, {crossed.stdout[:1000]}")
+    verified(report, running, folder, archive, dropped)
     if report.plan.hour is not None and len(report.verdict.hours) < 2:
         report.wrong.append(f"the hour did not change: {dict(report.verdict.hours)}")
     if report.health["capture_errors"]:
         report.wrong.append(f"{report.health['capture_errors']} captures failed")
     if report.plan.full_disk is not None and not any("No space left" in gap["why"] for gap in report.verdict.gaps):
         report.wrong.append("the disk was never full")
+
+
+def verified(report: Report, running: Gateway, folder: Path, archive: Path, dropped: int) -> None:
+    """What `verify` and `verify --transparency` say: the very losses that the gateway counted, and that all was forwarded unchanged."""
+    told = verbatim(running, folder, "verify", "--json", str(archive))
+    found = json.loads(told.stdout)
+    report.verified = verbatim(running, folder, "verify", str(archive)).stdout.splitlines()[0]
+    lost = sum(gap["records"] for gap in found["gaps"])
+    if found["damaged"] or found["missing"] or found["repeated"] or lost != dropped or told.returncode != (1 if lost else 0):
+        report.wrong.append(f"verify: exit code {told.returncode}, {report.verified}")
+    crossed = verbatim(running, folder, "verify", "--transparency", str(archive))
+    report.transparent = crossed.stdout.strip().splitlines()[0] if crossed.stdout.strip() else crossed.stderr
+    if crossed.returncode:
+        report.wrong.append(f"verify --transparency: exit code {crossed.returncode}, {crossed.stdout[:1000]}")
 
 
 def main() -> int:

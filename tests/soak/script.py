@@ -125,6 +125,11 @@ class Ask:
         return cls(name, kind, ending, random.randrange(100), size, width, 0.0)
 
     @property
+    def hesitation(self) -> float:
+        """From 0 to 1: how long a client that leaves before its answer takes to do so."""
+        return Random(f"{self.nonce} hesitates").random()
+
+    @property
     def target(self) -> str:
         """The request's path: all that the origin has to know."""
         ending = self.ending if self.ending.startswith("dropped") else "whole"

@@ -18,7 +18,7 @@ def test_five_times_the_load_is_refused_at_once_and_what_is_let_in_is_answered_a
     over = outcome.over
     assert set(outcome.usual.answers) <= {"200", "503 overloaded"}
     assert set(over.answers) == {"200", "503 overloaded"}  # nobody was cut off, nobody waited in vain
-    assert over.answers["503 overloaded"] > over.answers["200"] * 2
+    assert over.answers["503 overloaded"] > 100
     assert over.goodput > outcome.usual.goodput * ENOUGH
     assert all(seconds.isdigit() and int(seconds) >= 1 for seconds in over.retry_after)
     assert outcome.recovered <= 5.0

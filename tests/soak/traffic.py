@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import random
 import re
 import socket
 import struct
@@ -59,7 +58,7 @@ class Clients:
 
     async def stream_after_stream(self, slot: int) -> None:
         """One slot of the streams: one follows the other, over the same connection as long as it lives."""
-        await asyncio.sleep(self.plan.pace * self.plan.events[1] * slot / self.plan.sse)
+        await asyncio.sleep(min(self.plan.pace * self.plan.events[1], self.plan.seconds) * slot / self.plan.sse)
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while True:
             ask = self.draw("sse")
@@ -70,7 +69,7 @@ class Clients:
 
     async def socket_after_socket(self, slot: int) -> None:
         """One slot of the websockets."""
-        await asyncio.sleep(self.plan.pace * self.plan.messages[0] * slot / self.plan.ws)
+        await asyncio.sleep(min(self.plan.pace * self.plan.messages[0], self.plan.seconds) * slot / self.plan.ws)
         while True:
             ask = self.draw("ws")
             if self.at + ask.count * ask.pace > self.plan.seconds:
@@ -146,7 +145,7 @@ class Clients:
     async def _sse(self, ask: Ask, account: Account, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         self._send(ask, account, writer)
         if ask.ending.startswith("left") and ask.at == 0:
-            await asyncio.sleep(random.random() * 0.05)
+            await asyncio.sleep(ask.hesitation * 0.05)
             return leave(ask, account, writer)
         length = await head(account, reader)
         if length is not None:  # the gateway's own answer, or the origin's refusal
@@ -174,7 +173,7 @@ class Clients:
         began = time.monotonic()
         self._send(ask, account, writer)
         if ask.ending.startswith("left"):
-            await asyncio.sleep(random.random() * 0.002)
+            await asyncio.sleep(ask.hesitation * 0.002)
             return leave(ask, account, writer)
         length = await head(account, reader)
         assert length is not None
