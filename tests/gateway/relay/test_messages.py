@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 from rawsockets import Connection, RawUpstream, wait_for
 from readback import Message
@@ -382,3 +383,76 @@ async def test_a_response_s_sixty_kilobytes_of_headers_cross_in_pieces() -> None
         assert message.body == b"ok"
         assert fields in said(client)
         await client.close()
+
+
+# Broken answers, idle connections
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        CHUNKED,
+        CHUNKED + b"1",
+        CHUNKED + b"1000;ext=1",
+        CHUNKED + b"5\r\nhel",
+        CHUNKED + chunk(b"data: {")[:-1],
+        CHUNKED + chunk(b"data: {}\n\n") + b"0\r\nX-Trailer: 1\r\n",
+        CHUNKED + chunk("data: naï".encode()[:-1]),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n123456789",
+    ],
+    ids=["head", "size", "extension", "chunk", "CRLF", "trailers", "character", "length 0", "length 9"],
+)
+async def test_an_upstream_that_drops_at_any_byte_breaks_the_client_s_stream(said: bytes, how: str) -> None:
+    """Acceptance D43: nothing that reads as an end reaches the client, and what came is kept."""
+
+    async def drop(connection: Connection, _) -> None:
+        await connection.send(said)
+        await wait_for(lambda: b"\r\n\r\n" in client.received)
+        await asyncio.sleep(0.02)
+        await (connection.close() if how == "close" else connection.reset())
+
+    async with Origin(drop) as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(ASK)
+        received = await client.read_to_end()
+        body = received.partition(b"\r\n\r\n")[2]
+        assert body in said.partition(b"\r\n\r\n")[2]
+        assert not received.endswith(b"0\r\n\r\n")
+        assert len(body) < 10 or b"chunked" in received
+        await client.close()
+    kept = await gateway.only()
+    assert kept.end is not None
+    assert kept.end.reason == "upstream_closed"
+    assert kept.complete[1] is False
+    assert kept.response is not None
+    assert kept.response.status == 200
+
+
+async def test_a_client_s_pool_loses_nothing_to_idle_connections() -> None:
+    """Acceptance D53, at a tenth of the time: the SDKs' pool drops connections after 5 s, the upstream after 5 s, Verbatim before it."""
+
+    async def serve(connection: Connection) -> None:
+        while True:
+            try:
+                await connection.read_message(deadline=0.5)
+            except TimeoutError:
+                return  # an idle connection, closed as Node does it
+            await connection.send(OK)
+
+    async def worker(seed: int) -> int:
+        good = 0
+        for number in range(10):
+            answer = await pool.post(f"http://127.0.0.1:{gateway.port}/up/{seed}", content=b"body")
+            good += answer.content == b"ok"
+            await asyncio.sleep(0.05 * ((seed + number * 7) % 13))  # up to 0.6 s: beyond everybody's patience
+        return good
+
+    limits = httpx.Limits(keepalive_expiry=0.5)
+    async with RawUpstream(serve) as origin, rig(origin, idle_timeout=0.4) as gateway, httpx.AsyncClient(limits=limits) as pool:
+        assert sum(await asyncio.gather(*(worker(seed) for seed in range(40)))) == 400

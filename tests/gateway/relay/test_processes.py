@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
 import signal
 import socket
 from pathlib import Path
@@ -30,9 +33,16 @@ def forget(running: Gateway) -> int:
     return resident(running)
 
 
+def held(running: Gateway) -> tuple[int, int]:
+    """Descriptors and kibibytes of memory that the gateway's process holds now."""
+    folder = Path(f"/proc/{running.process.process.pid}")
+    return len(os.listdir(folder / "fd")), int((folder / "status").read_text().split("VmRSS:")[1].split()[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("record", [False, True])
 async def test_a_large_answer_to_a_client_that_reads_nothing_takes_no_memory(tmp_path: Path, record: bool) -> None:
+    """Acceptance D47."""
     size = 400 << 20
 
     async def flood(connection: Connection, request) -> None:
@@ -66,6 +76,7 @@ async def test_a_large_answer_to_a_client_that_reads_nothing_takes_no_memory(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("record", [False, True])
 async def test_a_large_upload_to_a_slow_upstream_takes_no_memory(tmp_path: Path, record: bool) -> None:
+    """Acceptance D48."""
     size = 300 << 20
     go = asyncio.Event()
 
@@ -136,6 +147,7 @@ async def _stalls(connection: Connection) -> None:
 
 
 async def test_at_sigterm_streams_come_to_their_end_and_newcomers_are_refused(tmp_path: Path) -> None:
+    """Acceptance D54."""
     go = asyncio.Event()
 
     async def stream(connection: Connection, _) -> None:
@@ -195,3 +207,64 @@ async def test_what_outlives_the_grace_is_cut_and_recorded_so(tmp_path: Path, si
         await wait_for(lambda: not running.process.running)
         kept = await running.archived(lambda found: len(found) == 2)
         assert [one.end["reason"] for one in kept if one.end] == ["shutdown", "shutdown"]
+
+
+async def test_a_thousand_aborts_leave_nothing_behind_and_later_requests_pair_up(tmp_path: Path) -> None:
+    """Acceptance D57 and D51: descriptors, tasks and connections as before, memory within 5 %; then each gets its own answer."""
+    chance = random.Random(5157)
+
+    async def answer(connection: Connection, request) -> None:
+        nonce = request.values(b"x-nonce")[0]
+        if chance.random() < 0.2:
+            await asyncio.sleep(chance.random() * 0.02)
+        await connection.send(CHUNKED + b"%x\r\n%b\r\n" % (len(nonce), nonce))
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.random() * 0.02)
+        await connection.send(b"0\r\n\r\n")
+
+    def request(nonce: bytes) -> bytes:
+        return b"POST /up/ HTTP/1.1\r\nHost: a\r\nX-Nonce: %b\r\nContent-Length: 4\r\n\r\nbody" % nonce
+
+    async def abort(number: int) -> None:
+        client = await connect(running.port)
+        raw = request(b"abort-%d" % number)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await client.send(raw[: chance.randrange(len(raw)) if chance.random() < 0.3 else len(raw)])
+            async with asyncio.timeout(chance.random() * 0.03):
+                await client.wait_ended()
+        await (client.close() if chance.random() < 0.5 else client.reset())
+
+    async def aborts(count: int) -> None:
+        for start in range(0, count, 50):
+            await asyncio.gather(*(abort(number) for number in range(start, start + 50)))
+
+    async def pairs(worker: int) -> None:
+        client = await connect(running.port)
+        for number in range(20):
+            nonce = b"pair-%d-%d" % (worker, number)
+            await client.send(request(nonce))
+            assert (await final(client)).body == nonce
+        await client.close()
+
+    async def at_rest() -> tuple[int, int, int]:
+        """Descriptors, tasks and memory when nothing is under way."""
+
+        async def quiet() -> bool:
+            health = await running.health()
+            return bool(health["exchanges"]["active"] == 0 and health["connections"] == 0)
+
+        await wait_for(quiet)
+        await wait_for(lambda: all(one.lost or one.eof for one in origin.connections))  # the pool's idle ones have gone
+        descriptors, memory = held(running)
+        return descriptors, (await running.health())["tasks"], memory
+
+    async with Origin(answer) as origin, gateway(tmp_path, {"up": origin.url}, idle_timeout=0.5) as running:
+        await aborts(500)  # what it needs when it is busy
+        descriptors, tasks, memory = await at_rest()
+        await aborts(1000)
+        after = await at_rest()
+        assert after[0] <= descriptors * 1.05
+        assert after[1] <= tasks
+        assert after[2] <= memory * 1.05
+        await asyncio.gather(*(pairs(worker) for worker in range(50)))
+        assert b"abort-" not in b"".join(request.values(b"x-nonce")[0] for request in origin.requests[-1000:])
