@@ -247,11 +247,11 @@ async def test_a_malformed_answer_reaches_no_other_client(capsys: pytest.Capture
 
     async def run(lane: str, number: int) -> None:
         mark, method = nonce(number, 0), b"HEAD" if number % 7 == 0 else b"GET"
-        client = clients.get(lane)
+        client = clients.pop(lane, None)
         if client is None or client.eof or client.lost:
             if client is not None:
                 await client.close()
-            client = clients[lane] = await connect(gateway.port)
+            client = await connect(gateway.port)
             stack.callback(client.transport.abort)
         start = len(client.received)
         began = time.monotonic()
@@ -273,10 +273,7 @@ async def test_a_malformed_answer_reaches_no_other_client(capsys: pytest.Capture
         waiting = asyncio.ensure_future(wait_for(settled, PROMPT))
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.3)
-        if not waiting.done():  # the answer promises more than there is: the upstream would have to go on for ever
-            unfinished = judged(*said[mark], method)
-            assert not (unfinished.message and unfinished.message.whole)
-            assert unfinished.message is None or not unfinished.problem, f"{unfinished.problem} was waited for"
+        if not waiting.done() and mark in said and endless(judged(*said[mark], method)):  # the upstream would have to go on for ever
             await client.close()
             totals["without an end"] += 1
         await waiting
@@ -298,6 +295,11 @@ async def test_a_malformed_answer_reaches_no_other_client(capsys: pytest.Capture
         else:
             totals["broken"] += 1
         totals["cases"] += 1
+        clients[lane] = client
+
+    def endless(read: Read) -> bool:
+        """What there is of the answer is no whole one and may become one; a head is judged when it is whole."""
+        return read.message is None or not (read.message.whole or read.problem)
 
     def judged(answer: bytes, close: bool, method: bytes) -> Read:
         while True:
