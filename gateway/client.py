@@ -14,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from archive.record import id_text, new_id
+from archive.record import Client, id_text, new_id
 from gateway import peer
 from gateway.errors import GatewayError, answer, answer_head
 from gateway.exchange import AHEAD, Exchange
@@ -53,7 +53,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_app_state", "_config", "_connections", "_finished", "_holds", "_lingering", "_relay", "_since", "_state",
-        "address", "closing", "exchange", "reader", "transport", "writable",
+        "address", "closing", "exchange", "reader", "transport", "who", "writable",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
@@ -61,6 +61,8 @@ class ClientConnection(asyncio.Protocol):
         self.reader = request_reader(relay.limits)
         self.exchange: Exchange | None = None
         self.address = ""
+        self.who = Client("")
+        """Who calls, as long as no path says more: the same value for all requests of a connection."""
         self.closing = False
         self.writable = True
         self._relay = relay
@@ -81,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._relay.connections.add(self)
         peer = transport.get_extra_info("peername")
         self.address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
+        self.who = Client(self.address)
         self._since = perf_counter()
         # Not when it was accepted: the loop accepts a whole crowd before it makes the first of them known.
         if len(self._relay.connections) > self._relay.max_connections and type(self) is ClientConnection:

@@ -174,7 +174,7 @@ class Relay:
                     self.counters.declined += 1
                     self.recording.decline()
                 else:
-                    who = Client(client.address, target.session, "path" if target.session else None)
+                    who = client.who if target.session is None else Client(client.address, target.session, "path")
                     capture = self.recording.open(raw, at, perf_counter(), who, self.upstreams[target.route.name], head, kept)
             except Exception:
                 self.capture_failed(id_text(raw))

@@ -56,7 +56,7 @@ _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 """W3C Trace Context, section 3.2.2: version, trace-id, parent-id, flags."""
 
 _SEEN: Final = re.compile(r"[^\x00-\x20\x7f-\xa0\u2028\u2029](?:[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\x00-\x20\x7f-\xa0\u2028\u2029])?\Z")
-_HINTS: Final = frozenset((*SESSIONS, *AGENTS, *USERS, b"traceparent", b"user-agent"))
+_PLACES: Final = frozenset((*SESSIONS, *AGENTS, *USERS, b"traceparent"))
 
 
 def known(client: Client, names: Sequence[bytes], fields: Fields, route: str) -> tuple[Client, list[Redaction]]:
@@ -65,18 +65,18 @@ def known(client: Client, names: Sequence[bytes], fields: Fields, route: str) ->
 
     `client.session` may be the one that the path named; only our own header goes before it.
     """
+    joined = b"\n".join(names)
+    ours = control.PREFIX in joined
+    if not ours and SUFFIX not in joined and _PLACES.isdisjoint(names) and client.session is None:  # most programs name nothing
+        return Client(client.address, _inferred(client, names, fields, route), INFERRED), []
     told: dict[bytes, str] = {}
-    ours = False
     for name, (_, value) in zip(names, fields, strict=True):
-        if name in _HINTS or name.endswith(SUFFIX):
-            if name not in told and (text := _usable(value)) is not None:
-                told[name] = text
-        elif name.startswith(control.PREFIX):
-            ours = True
+        if (name in _PLACES or name.endswith(SUFFIX)) and name not in told and (text := _usable(value)) is not None:
+            told[name] = text
     ask = control.read(fields) if ours else control.NOTHING
     session, source = _session(client, told, ask)
     if session is None:
-        session, source = inferred(route, client.address.rpartition(":")[0], told.get(b"user-agent", "")), INFERRED
+        session, source = _inferred(client, names, fields, route), INFERRED
     user, user_source = (ask.user, "x-verbatim-user") if ask.user is not None else _first(told, USERS)
     said = Client(client.address, session, source, _first(told, AGENTS)[0], user, user_source)
     if not ours and source != "path":
@@ -127,13 +127,18 @@ def _usable(value: bytes) -> str | None:
     return text if len(text) <= MAX_NAME and _SEEN.match(text) and REDACTED not in text else None
 
 
+def _inferred(client: Client, names: Sequence[bytes], fields: Fields, route: str) -> str:
+    program = fields[names.index(b"user-agent")][1] if b"user-agent" in names else b""
+    return inferred(route, client.address.rpartition(":")[0], program)
+
+
 @lru_cache(maxsize=4096)
-def inferred(route: str, host: str, program: str) -> str:
+def inferred(route: str, host: str, program: bytes) -> str:
     """A name for the calls of one program (by its User-Agent) on one machine to one route: 16 hexadecimal digits.
 
     Of nothing secret: who knows the three can make it. Credentials have no part in it, so it cannot be used to guess one.
     """
-    return sha256(f"verbatim session\n{route}\n{host}\n{program}".encode()).hexdigest()[:16]
+    return sha256(b"\n".join((b"verbatim session", route.encode(), host.encode(), program))).hexdigest()[:16]
 
 
 def _metadata(text: str, removed: list[Redaction]) -> dict[str, Scalar]:
