@@ -25,6 +25,7 @@ from archive.record import Body, Client, End, EndReason, Message, Record, Reques
 from archive.writer import Writer
 from gateway import __version__, serving
 from gateway.cli import COMMANDS, cli
+from gateway.settings import load
 
 AT = 1_780_000_000.0
 
@@ -423,7 +424,8 @@ def test_ls_lists_the_newest_last(kept: Path) -> None:
 
 @pytest.mark.parametrize(
     ("filters", "count"),
-    [(["--status", "404"], 1), (["--status", "2xx"], 2), (["--route", "openai"], 3), (["--text", "zürich"], 3), (["--text", "absent"], 0)],
+    [(["--status", "404"], 1), (["--status", "2xx"], 2), (["--route", "openai"], 3), (["--text", "zürich"], 3), (["--text", "absent"], 0)]
+    + [(["--session", "nightly"], 3), (["--session", "night"], 0), (["--user", "me", "--tag", "ci"], 3), (["--tag", "c"], 0)],
 )
 def test_ls_can_be_narrowed(kept: Path, filters: list[str], count: int) -> None:
     result = CliRunner().invoke(cli, ["ls", "--archive", str(kept), "--json", *filters])
@@ -437,6 +439,9 @@ def test_show_prints_an_exchange_for_people(kept: Path) -> None:
     for part in (
         row["id"],
         "session   nightly  (x-verbatim-session)",
+        "user      me  (x-verbatim-user)",
+        "tags      ci",
+        'metadata  {"try": 2}',
         "POST /openai/v1/x HTTP/1.1",
         "authorization: Bearer [redacted]",
         '  "question": "Zürich?"',
@@ -533,3 +538,12 @@ def test_only_the_time_of_an_exchange_decides_its_place(tmp_path: Path) -> None:
     write(tmp_path / "kept", [record(2), record(1)])
     rows = [json.loads(line)["at"] for line in run("ls", "--archive", tmp_path / "kept", "--json").output.splitlines()]
     assert rows == sorted(rows)
+
+
+def test_the_greeting_says_which_routes_go_through_a_proxy() -> None:
+    given = load({"routes": ("local=http://127.0.0.1:1",)}, {"HTTPS_PROXY": "http://me:canary@proxy:3128"}, None)
+    text = serving._greeting(given, "http://gateway", None, demo=False)
+    assert "  openai  through  http://[redacted]@proxy:3128 (HTTPS_PROXY)" in text
+    assert "local  through" not in text
+    assert "canary" not in text
+    assert "proxy" not in serving._greeting(load({}, {}, None), "http://gateway", None, demo=False)

@@ -235,3 +235,39 @@ def test_doctor_says_what_to_do_and_fails_by_its_exit_code(tmp_path: Path) -> No
     good = CliRunner().invoke(cli, [*base, "--archive", str(tmp_path / "new"), "--json"])
     assert good.exit_code == 0, good.output
     assert '"state": "ok", "about": "archive"' in good.output
+
+
+def test_a_route_behind_a_proxy_is_tried_through_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def proxy() -> None:
+            for answer in (b"\x05\x00", b"\x05\xff"):  # one lets through, the next wants another password
+                client, _ = listener.accept()
+                with client:
+                    client.recv(16)
+                    client.sendall(answer)
+                    if client.recv(64):
+                        client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+                        client.recv(1)
+
+        thread = threading.Thread(target=proxy)
+        thread.start()
+        through = {"ALL_PROXY": f"socks5h://me:canary@127.0.0.1:{listener.getsockname()[1]}"}
+        given = load({"routes": ("x=http://x.example",), "archive": tmp_path}, through, None)
+        route = given.routes["x"]
+        reached = doctor._upstream(route, 5.0)
+        assert reached.state == "ok"
+        assert "through socks5h://[redacted]@127.0.0.1" in reached.text
+        assert "(ALL_PROXY)" in reached.text
+        refused = doctor._upstream(route, 5.0)
+        assert refused.state == "warn"
+        assert 'proxy = "none"' in refused.advice
+        assert "canary" not in f"{reached}{refused}"
+        thread.join()
+
+
+def test_a_proxy_that_only_a_request_can_try_is_told(tmp_path: Path) -> None:
+    given = load({"routes": ("x=http://x.example",), "archive": tmp_path}, {"HTTP_PROXY": "http://me:canary@p:3128"}, None)
+    finding = doctor._upstream(given.routes["x"], 5.0)
+    assert finding.state == "warn"
+    assert finding.text == "http://x.example is reached through http://[redacted]@p:3128 (HTTP_PROXY), which was not tried"
