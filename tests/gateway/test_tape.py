@@ -70,6 +70,22 @@ def test_what_the_client_said_of_itself_is_replayed() -> None:
     assert (rig.recorder.records[0].client, rig.recorder.records[0].kept) == (said, "metadata")
 
 
+def test_those_declined_are_counted_on_the_other_side_too() -> None:
+    rig = Rig()
+    rig.tape.decline()
+    assert rig.wakes == 1
+    rig.tape.decline()
+    rig.pass_on()
+    assert (rig.declined, rig.recorder.records, rig.lost) == ([2], [], [])
+    rig.tape.stopped()
+    rig.tape.decline()  # nobody hears of it now
+    assert rig.tape.take() != b""
+    rig.tape.decline()
+    rig.tape.started(rig.now)
+    rig.pass_on()
+    assert rig.declined == [2, 1]
+
+
 def test_websocket_bytes_are_replayed() -> None:
     upgrade = request(REQUEST.replace(b"Content-Length: 5\r\n", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"))
     switched = response(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
