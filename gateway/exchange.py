@@ -132,6 +132,11 @@ class Exchange:
             capture.on_full = self._hold
 
     @property
+    def keeps_alive(self) -> bool:
+        """Whether the client said that it would use its connection again."""
+        return b"keep-alive" in self._head.connection
+
+    @property
     def declined(self) -> bool:
         """The client wished that it not be recorded, and so it is."""
         return self.ask is not None and self.ask.record == "none"
@@ -140,11 +145,6 @@ class Exchange:
     def _warning(self) -> bytes:
         """What of the client's wishes could not be used, for the response."""
         return self.ask.warning if self.ask is not None else b""
-
-    @property
-    def keeps_alive(self) -> bool:
-        """Whether the client said that it would use its connection again."""
-        return b"keep-alive" in self._head.connection
 
     # From the client to the upstream
 
@@ -172,7 +172,7 @@ class Exchange:
             if relay.handshake_timeout:
                 self._timer = relay.loop.call_later(relay.handshake_timeout, self._handshake_late)
             return True
-        why = "cannot take a route with http2 or a proxy" if route.websockets else "are switched off for this route"
+        why = "cannot take this route's http2 or HTTP proxy" if route.websockets else "are switched off for this route"
         self.request_done = True  # a handshake has no body
         self._answer(GatewayError(426, "websockets_off", f"websockets {why}; use HTTP"), EndReason.COMPLETE)
         return False
@@ -335,6 +335,7 @@ class Exchange:
             out.append(headers.upgrade_head(head, b"HTTP/1.1 101 %b" % head.reason, id=self.id.encode(), warning=self._warning))
             return
         if head.status < 200:
+            self._retried = True  # what has begun to answer is not asked again
             repeated = self._continued == "ours" and head.status == 100
             if head.status == 100:
                 self._continued = "theirs"
@@ -343,6 +344,8 @@ class Exchange:
             return
         self._response = head
         self._status = head.status
+        if self.upstream is not None and not self.upstream.reused and b"keep-alive" in head.names:
+            self.upstream.promised(head, self.relay.pool.longest)
         if head.framing == "chunked":
             self._coding = Coding.PAYLOAD if old else Coding.AS_IT_CAME
         elif head.framing == "close":
