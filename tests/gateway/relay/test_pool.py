@@ -37,6 +37,7 @@ async def test_connections_of_one_route_are_not_another_s() -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_get_on_a_connection_that_had_died_is_sent_once_more(how: str) -> None:
+    """Acceptance A52."""
     async def die(connection: Connection, _) -> None:
         await (connection.close() if how == "close" else connection.reset())
 
@@ -69,6 +70,7 @@ async def test_a_get_is_not_sent_a_third_time() -> None:
     "request_bytes", [POST, b"GET /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody", b"DELETE /up/ HTTP/1.1\r\nHost: a\r\n\r\n"]
 )
 async def test_what_may_not_be_repeated_is_never_sent_twice(request_bytes: bytes) -> None:
+    """Acceptance A52."""
     async def die(connection: Connection, _) -> None:
         await connection.close()
 

@@ -295,6 +295,7 @@ async def test_requests_sent_ahead_are_answered_one_after_another() -> None:
 
 
 async def test_two_tenants_never_share_a_cookie() -> None:
+    """Acceptance A14."""
     sets = b"HTTP/1.1 200 OK\r\nSet-Cookie: session=of-a; Path=/\r\nContent-Length: 0\r\n\r\n"
     for host in ("localhost", "127.0.0.1"):
         async with Origin(sets, OK) as origin, rig(f"http://{host}:{origin.port}") as gateway:
