@@ -260,7 +260,7 @@ class ClientConnection(asyncio.Protocol):
                 assert type(event) is Head
                 relay = self._relay
                 target = relay.routes.resolve(event.target)
-                if target is None or relay.guard.wants(event) or len(relay.exchanges) >= relay.max_streams:
+                if target is None or event.browser or relay.guard.asks or len(relay.exchanges) >= relay.max_streams:
                     target = self._admit(event, events)
                     if target is None:
                         return

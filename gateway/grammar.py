@@ -39,9 +39,10 @@ _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~!$&'()*+;=]+)(
 """RFC 3986 section 3.2.2, without escapes and commas, which no name on the network has. Empty is refused (RFC 9110 section 4.2.1)."""
 
 _NOTED: Final = frozenset(
-    b"connection content-length expect host keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade".split()
+    b"connection content-length expect host keep-alive origin proxy-authenticate proxy-authorization proxy-connection sec-fetch-site te "
+    b"trailer transfer-encoding upgrade".split()
 )
+_BROWSERS: Final = frozenset((b"origin", b"sec-fetch-site"))
 _PREFIX_LINE: Final = re.compile(rb"\r\n" + PREFIX, re.IGNORECASE).search
 _CODINGS: Final = frozenset((b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress"))
 
@@ -58,6 +59,7 @@ class Head:
     """A message's head. `headers` are raw names and values in order; `names` the same names in lower case, index for index."""
 
     __slots__ = (
+        "browser",
         "connection",
         "expect",
         "framing",
@@ -96,6 +98,8 @@ class Head:
         """The Upgrade header's value, lower case, where Connection names it and the message may be a handshake; else empty."""
         self.noted = noted if noted is not None else _noted(names)
         """Indexes of the fields that mean something to this hop: framing, Host, hop-by-hop and reserved names. All others just cross."""
+        self.browser: bool = False
+        """Whether it has fields that browsers send of themselves: `gateway.guard` looks at them."""
         self.reserved: bool = False
         """Whether a request has names that begin with `PREFIX`."""
 
@@ -218,6 +222,8 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
             head.expect = head.expect + b", " + value if head.expect else value
         elif name == b"upgrade":
             upgrade = upgrade + b", " + value if upgrade else value
+        elif name in _BROWSERS:
+            head.browser = True
     if head.version == b"HTTP/1.0":
         head.keep_alive = b"keep-alive" in head.connection
     elif head.connection:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import pytest
 
 from gateway.guard import Guard, without_token
-from gateway.wire import Head
+from gateway.wire import Head, Limits, request_reader
 
 TOKEN = "a-token-of-some-length"
 RAW = TOKEN.encode()
 
 
-def head(*fields: tuple[bytes, bytes], target: bytes = b"/openai/v1/models") -> Head:
-    made = Head([(b"Host", b"127.0.0.1:8787"), *fields], [b"host", *(name.lower() for name, _ in fields)])
-    made.method, made.target = b"POST", target
+def head(*fields: tuple[bytes, bytes], target: bytes = b"/openai/v1/models", host: bytes = b"127.0.0.1:8787") -> Head:
+    raw = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+    (made, _) = request_reader(Limits()).receive(b"POST " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + raw + b"\r\n")
+    assert isinstance(made, Head)
     return made
 
 
 def refused(guard: Guard, asked: Head) -> str | None:
-    """The code of the refusal, None for none; what is not wanted is not refused."""
+    """The code of the refusal, None for none; what is not looked at is not refused."""
+    looked = asked.browser or guard.asks
     failure = guard.refusal(asked)
-    if not guard.wants(asked):
-        assert failure is None
+    assert looked or failure is None
     return failure.code if failure is not None else None
 
 
@@ -99,8 +100,7 @@ def test_who_sends_a_key_is_no_page_or_was_let_in_before(name: bytes) -> None:
 
 def test_a_name_that_was_rebound_to_this_machine_is_refused() -> None:
     """Acceptance H106: DNS rebinding. The page asks its own origin, so the browser lets it send what it likes."""
-    asked = head((b"Origin", b"http://evil.example:8787"), (b"Authorization", b"Bearer anything"))
-    asked.headers[0] = (b"Host", b"Evil.example:8787")
+    asked = head((b"Origin", b"http://evil.example:8787"), (b"Authorization", b"Bearer anything"), host=b"Evil.example:8787")
     assert refused(Guard(), asked) == "origin_refused"
     assert refused(Guard(origins="http://evil.example:8787"), asked) is None
 
@@ -114,8 +114,9 @@ def test_named_origins_pass_and_no_others() -> None:
 
 
 def test_without_a_token_programs_are_not_even_looked_at() -> None:
-    assert not Guard().wants(head((b"User-Agent", b"OpenAI/Python"), (b"Authorization", b"Bearer k")))
-    assert Guard(TOKEN).wants(head())
+    assert not head((b"User-Agent", b"OpenAI/Python"), (b"Authorization", b"Bearer k")).browser
+    assert not Guard().asks
+    assert Guard(TOKEN).asks
 
 
 def test_the_token_is_taken_from_the_header() -> None:
@@ -154,7 +155,7 @@ def test_the_token_is_taken_from_the_path(target: bytes, bare: bytes) -> None:
     assert refused(guard, wrongly) == "token_wrong"
 
 
-@pytest.mark.parametrize("target", [b"/openai/~~TOKEN/x", b"/openai?token=TOKEN", b"/~TOKEN/openai", b"*", b"/%7E%7ETOKEN/x", b"~~TOKEN"])
+@pytest.mark.parametrize("target", [b"/openai/~~TOKEN/x", b"/openai?token=TOKEN", b"/~TOKEN/openai", b"/%7E%7ETOKEN/x"])
 def test_elsewhere_a_token_counts_for_nothing(target: bytes) -> None:
     assert refused(Guard(TOKEN), head(target=target.replace(b"TOKEN", RAW))) == "token_missing"
 
