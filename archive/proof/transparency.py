@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from archive import skim
 from archive.errors import DamagedMember, NotFound
@@ -92,16 +92,24 @@ def compare(paths: Iterable[Path], *, jobs: int = 1) -> Comparison:
     files = [file for path in paths for file in (segments(path) if path.is_dir() and not path.is_symlink() else [path])]
     files = list(dict.fromkeys(files))
     whole = Comparison(files=len(files))
-    for one in _looked_at(files, jobs):
-        for name in ("line_bytes", "compared", "differ", "body_bytes", "not_told", "unfinished", "unreadable"):
+    begun, ended = set[bytes](), set[bytes]()
+    for one, unended, over in _looked_at(files, jobs):
+        for name in ("line_bytes", "compared", "differ", "body_bytes", "not_told", "unreadable"):
             setattr(whole, name, getattr(whole, name) + getattr(one, name))
         whole.differing += one.differing[: MOST - len(whole.differing)]
+        begun |= unended
+        ended |= over
+    whole.unfinished = len(begun - ended)
     whole.unchanged = not (whole.differ or whole.unreadable)
     whole.sentence = _sentence(whole)
     return whole
 
 
-def _looked_at(files: Sequence[Path], jobs: int) -> Iterator[Comparison]:
+_Look: TypeAlias = tuple[Comparison, set[bytes], set[bytes]]
+"""One file: exchanges that do not end in it, and those of several parts that do, for they may have begun in another."""
+
+
+def _looked_at(files: Sequence[Path], jobs: int) -> Iterator[_Look]:
     if jobs <= 1 or len(files) <= 1:
         yield from map(_file, files)
         return
@@ -109,8 +117,8 @@ def _looked_at(files: Sequence[Path], jobs: int) -> Iterator[Comparison]:
         yield from pool.map(_file, files)
 
 
-def _file(path: Path) -> Comparison:
-    told, running = Comparison(), set[bytes]()
+def _file(path: Path) -> _Look:
+    told, running, over = Comparison(), set[bytes](), set[bytes]()
     if path.is_symlink():
         raise NotFound(f"{path} is a symbolic link, which is not followed; give the file itself")
     with open_file(path) as handle:
@@ -128,12 +136,13 @@ def _file(path: Path) -> Comparison:
                 told.unreadable += 1
                 continue
             (running.discard if ended else running.add)(found.tag.id)
+            if ended and found.tag.part:
+                over.add(found.tag.id)
             if what:
                 told.differ += 1
                 if len(told.differing) < MOST:
                     told.differing.append(Differs(line["id"], line["at"], path, found.offset, what))
-    told.unfinished = len(running)
-    return told
+    return told, running, over
 
 
 def _line(handle: Handle, offset: int, told: Comparison) -> Json:

@@ -110,6 +110,17 @@ def test_a_damaged_record_is_not_passed_over(tmp_path: Path) -> None:
     assert (found.unchanged, found.unreadable, found.compared) == (False, 1, 1)
 
 
+def test_an_exchange_over_two_hours_has_its_end_in_the_second(tmp_path: Path) -> None:
+    shelf, parts = Shelf(tmp_path), in_parts([b"a", b"b", b"c"])
+    told(parts[-1])
+    shelf.open(AT)
+    for hour, part in zip((0, 1, 1), parts, strict=True):
+        shelf.put(part, at=AT + 1 + 3600 * hour)
+    shelf.close(AT + 3602)
+    found = compare([tmp_path])
+    assert (found.files, found.compared, found.unfinished, found.unchanged) == (2, 1, 0, True)
+
+
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     found = compare([tmp_path])
     assert (found.unchanged, found.sentence) == (True, "There is nothing to compare.")
