@@ -179,7 +179,7 @@ def _fields(block: bytes, start: int, most: int) -> Head:
         raise ProtocolError(431, f"more than {most} header fields")
     headers: list[tuple[bytes, bytes]] = _FIELDS(block, start, len(block) - 2)
     names = [name.lower() for name, _ in headers]
-    if not all(names):
+    if len(names) != lines or not all(names):  # a bare CR and a bare LF make a pair that ends no line: then there are fewer lines than pairs
         raise ProtocolError(400, "malformed header field")
     head = Head(headers, names, [index for index, name in enumerate(names) if name in _NOTED])
     head.size = len(block)

@@ -285,6 +285,8 @@ REFUSED = [
     (400, b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
     (400, b"GET / HTTP/1.1\r\nHost: a\r\nX : a\r\n\r\n"),
     (400, b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: a\r\nC\rontent-Length:\n 0\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\nY: c\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n"),
