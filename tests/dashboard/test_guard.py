@@ -33,6 +33,7 @@ PATHS += [
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_the_viewer_shows_nothing_without_its_token(path: str, viewer, known_id: str) -> None:
+    """Acceptance H102."""
     path = path.replace("{id}", known_id)
     wrong = [
         {},
@@ -51,6 +52,7 @@ async def test_the_viewer_shows_nothing_without_its_token(path: str, viewer, kno
 
 
 async def test_the_printed_address_becomes_a_cookie(viewer) -> None:
+    """Acceptance H102, H104: no token in a page, a Referer or a script's reach."""
     answer = await viewer.client.get(f"/?token={viewer.token}&route=openai")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/?route=openai"
@@ -65,6 +67,7 @@ async def test_the_printed_address_becomes_a_cookie(viewer) -> None:
 
 
 async def test_a_wrong_token_opens_nothing(viewer) -> None:
+    """Acceptance H102."""
     for wrong in ("", "x", viewer.token[:-1], viewer.token + "x", "%00", "%ff", "\u00e9"):
         answer = await viewer.client.get("/", params={"token": wrong})
         assert answer.status_code == 303
@@ -100,6 +103,7 @@ async def test_a_cookie_of_another_program_does_not_hide_ours(viewer) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}", ""])
 async def test_a_foreign_host_name_is_refused(host: str, viewer, known_id: str) -> None:
+    """Acceptance H103."""
     for path in ("/", f"/exchange/{known_id}", "/api/exchanges", "/static/viewer.css", "/health"):
         answer = await viewer.get(path, headers={"Host": host.format(port=viewer.port)})
         assert answer.status_code == 403
@@ -113,11 +117,13 @@ async def test_each_name_of_this_machine_is_answered(viewer) -> None:
 
 
 async def test_two_hosts_or_none_are_refused(viewer) -> None:
+    """Acceptance H103."""
     assert (await viewer.raw(b"/", [(b"Host", b"evil.example")]))[0] in (400, 403)
     assert (await viewer.raw(b"/", host=None))[0] in (400, 403)
 
 
 async def test_every_answer_carries_the_strict_policy(viewer, known_id: str) -> None:
+    """Acceptance H104, H108: no CORS."""
     seen = set()
     for path in (
         "/",
@@ -152,6 +158,7 @@ async def policy(answer) -> int:
 
 
 async def test_nothing_in_the_viewer_can_be_changed(viewer, known_id: str) -> None:
+    """Acceptance H104: no method changes anything, so there is nothing to forge."""
     before = {path: path.read_bytes() for path in viewer.folder.iterdir()}
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         for path in ("/", f"/exchange/{known_id}", f"/api/exchanges/{known_id}", "/static/viewer.css"):
@@ -179,6 +186,7 @@ def test_a_path_is_made_a_link_that_cannot_leave() -> None:
 
 
 async def test_a_websocket_is_closed_at_once() -> None:
+    """Acceptance H103: there is none to rebind to."""
     sent = []
 
     async def send(message) -> None:

@@ -25,6 +25,8 @@ async def leave(client: Connection, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_leaves_before_the_first_byte_cancels_the_upstream(how: str) -> None:
+    """Acceptance D44."""
+
     async def think(connection: Connection, _) -> None:
         await connection.wait_ended()
 
@@ -45,6 +47,8 @@ async def test_a_client_that_leaves_before_the_first_byte_cancels_the_upstream(h
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_leaves_mid_stream_cancels_the_upstream(how: str) -> None:
+    """Acceptance D44."""
+
     async def stream(connection: Connection, _) -> None:
         await connection.send(CHUNKED + b"5\r\nfirst\r\n")
         await connection.wait_ended()
@@ -65,6 +69,7 @@ async def test_a_client_that_leaves_mid_stream_cancels_the_upstream(how: str) ->
 
 
 async def test_a_client_that_leaves_while_the_upstream_is_dialled_stops_the_dial() -> None:
+    """Acceptance D44."""
     async with Origin() as origin, rig(origin) as gateway:
         dialling = asyncio.Event()
         cancelled = asyncio.Event()
@@ -92,6 +97,8 @@ async def test_a_client_that_leaves_while_the_upstream_is_dialled_stops_the_dial
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_a_client_that_dies_mid_upload_leaves_a_broken_body(framing: str, how: str) -> None:
+    """Acceptance A9."""
+
     async def take(connection: Connection) -> None:
         await connection.wait_ended()
 
@@ -192,6 +199,7 @@ async def test_a_client_that_leaves_during_verbatim_s_own_answer_is_no_matter() 
 
 
 async def test_aborts_at_random_points_leave_nothing_behind() -> None:
+    """Acceptance D51, D57."""
     chance = random.Random(57)
 
     async def answer(connection: Connection, request) -> None:

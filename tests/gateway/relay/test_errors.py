@@ -87,6 +87,7 @@ async def test_a_name_the_resolver_cannot_even_take_is_a_502() -> None:
 
 
 async def test_an_upstream_that_does_not_accept_in_time_is_a_504() -> None:
+    """Acceptance B28, D45."""
     with socket.socket() as full:  # a listener whose queue is full: the kernel lets further handshakes wait
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -103,6 +104,7 @@ async def test_an_upstream_that_does_not_accept_in_time_is_a_504() -> None:
 
 
 async def test_an_upstream_that_is_silent_beyond_the_read_timeout_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance B28."""
     monkeypatch.setattr("gateway.relay.TICK", 0.05)
 
     async def silent(connection) -> None:
@@ -116,6 +118,8 @@ async def test_an_upstream_that_is_silent_beyond_the_read_timeout_is_a_504(monke
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("said", [b"", b"HT", b"HTTP/1.1 200 OK\r\nContent-Le"])
 async def test_an_upstream_that_leaves_before_its_answer_is_a_502(how: str, said: bytes) -> None:
+    """Acceptance D43: at byte 0 and inside the head."""
+
     async def leave(connection) -> None:
         await connection.read_message()
         await connection.send(said)

@@ -26,6 +26,8 @@ FAILING = ["request_head", "request_data", "request_end", "response_head", "resp
 async def test_a_failure_in_recording_changes_nothing_for_the_client(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Acceptance D58."""
+
     def fail(*args: object, **more: object) -> None:
         raise ValueError("canary")
 
@@ -53,6 +55,8 @@ async def test_a_failure_in_recording_changes_nothing_for_the_client(
 
 @pytest.mark.parametrize("name", ["redact_headers", "redact_target"])
 async def test_a_failure_in_redaction_records_nothing_rather_than_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance D58, G95."""
+
     def fail(*args: object) -> None:
         raise ValueError("canary")
 
@@ -66,6 +70,8 @@ async def test_a_failure_in_redaction_records_nothing_rather_than_a_secret(name:
 
 
 async def test_a_recorder_that_raises_changes_nothing_for_the_client() -> None:
+    """Acceptance D58."""
+
     class Broken:
         exchanges = ()
 

@@ -179,6 +179,7 @@ async def test_a_body_stays_where_it_is_and_none_is_invented(request_head: bytes
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_an_upload_streams_chunk_by_chunk(framing: str) -> None:
+    """Acceptance A8."""
     answered = []
 
     async def read(connection) -> None:
@@ -206,6 +207,7 @@ async def test_an_upload_streams_chunk_by_chunk(framing: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "QUERY"])
 async def test_methods_cross_as_they_are(method: str) -> None:
+    """Acceptance A11."""
     name = method.encode()
     async with Origin() as origin, rig(origin) as gateway:
         answer, client = await gateway.ask(name + b" /up/x HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -215,6 +217,7 @@ async def test_methods_cross_as_they_are(method: str) -> None:
 
 
 async def test_options_of_the_whole_server_goes_to_the_default_route() -> None:
+    """Acceptance A11."""
     async with Origin() as origin, rig({"up": origin.url}, default="up") as gateway:
         answer, client = await gateway.ask(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.close()
@@ -224,6 +227,7 @@ async def test_options_of_the_whole_server_goes_to_the_default_route() -> None:
 
 @pytest.mark.parametrize("line", [b"TRACE /up/ HTTP/1.1", b"CONNECT up:443 HTTP/1.1"])
 async def test_trace_and_connect_are_refused(line: bytes) -> None:
+    """Acceptance A11."""
     async with Origin() as origin, rig({"up": origin.url}, default="up") as gateway:
         answer, client = await gateway.ask(line + b"\r\nHost: a\r\nAuthorization: Bearer canary\r\n\r\n")
         assert answer.status == 405
@@ -282,6 +286,8 @@ async def test_a_bare_path_goes_to_the_default_route_only_when_there_is_one() ->
 
 
 async def test_requests_sent_ahead_are_answered_one_after_another() -> None:
+    """Acceptance C36: pipelined."""
+
     async def echo(connection, request) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request.target), request.target))
 

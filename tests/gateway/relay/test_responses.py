@@ -14,6 +14,7 @@ ASK = b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def test_a_response_gains_nothing_but_x_verbatim_id() -> None:
+    """Acceptance B16, B22, B29."""
     answer = (
         b"HTTP/1.1 200 Quite Fine\r\ndAtE: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: theirs\r\n"
         b"Set-Cookie: a=1; Expires=Wed, 09 Jun 2027 10:18:14 GMT\r\n"
@@ -38,6 +39,7 @@ async def test_the_reason_phrase_crosses_as_it_is() -> None:
 
 
 async def test_hop_by_hop_headers_of_a_response_are_dropped() -> None:
+    """Acceptance A5 from the other side."""
     answer = (
         b"HTTP/1.1 200 OK\r\nConnection: X-Hop, Keep-Alive\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\n"
         b"Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"
@@ -63,6 +65,7 @@ BODY = b'{"text": "na\xc3\xafve \xf0\x9f\x98\x80"}' * 20
     ids=["gzip", "br", "deflate", "zstd"],
 )
 async def test_encoded_bodies_cross_untouched(coding: str, body: bytes) -> None:
+    """Acceptance B17, B18."""
     head = b'HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nETag: "1"\r\nContent-Length: %d\r\n\r\n' % (coding.encode(), len(body))
     async with Origin(head + body) as origin, rig(origin) as gateway:
         message, client = await gateway.ask(b"GET /up/ HTTP/1.1\r\nHost: a\r\nAccept-Encoding: identity\r\n\r\n")
@@ -82,6 +85,7 @@ async def test_encoded_bodies_cross_untouched(coding: str, body: bytes) -> None:
     ],
 )
 async def test_a_connection_stays_usable_after_an_answer_without_a_body(method: bytes, answer: bytes) -> None:
+    """Acceptance B19."""
     async with Origin(answer, OK) as origin, rig(origin) as gateway:
         client = await gateway.client()
         await client.send(method + b" /up/ HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -96,6 +100,7 @@ async def test_a_connection_stays_usable_after_an_answer_without_a_body(method: 
 
 
 async def test_a_close_delimited_answer_is_chunked_for_an_http_1_1_client() -> None:
+    """Acceptance B20."""
     async with Origin(b"HTTP/1.0 200 OK\r\nX-A: 1\r\n\r\nuntil the end", keep=False) as origin, rig(origin) as gateway:
         client = await gateway.client()
         for _ in range(2):  # and the client's connection lives on
@@ -123,6 +128,7 @@ async def test_a_close_delimited_answer_is_chunked_for_an_http_1_1_client() -> N
 )
 @pytest.mark.parametrize("host", [b"", b"Host: a\r\n"])
 async def test_an_http_1_0_client_gets_no_chunks(answer: bytes, host: bytes) -> None:
+    """Acceptance B21."""
     async with Origin(answer, keep=b"Length" in answer) as origin, rig(origin) as gateway:
         client = await gateway.client()
         await client.send(b"GET /up/ HTTP/1.0\r\nConnection: keep-alive\r\n" + host + b"\r\n")
@@ -137,6 +143,8 @@ async def test_an_http_1_0_client_gets_no_chunks(answer: bytes, host: bytes) -> 
 
 
 async def test_an_http_1_0_client_sees_a_broken_answer_broken() -> None:
+    """Acceptance D43."""
+
     async def breaks(connection, _) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
         await wait_for(lambda: b"hello" in client.received)
@@ -151,6 +159,7 @@ async def test_an_http_1_0_client_sees_a_broken_answer_broken() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_redirects_are_passed_on_and_never_followed(status: int) -> None:
+    """Acceptance B24, H101."""
     async with Origin() as elsewhere:
         answer = b"HTTP/1.1 %d Moved\r\nLocation: %b/stolen\r\nContent-Length: 0\r\n\r\n" % (status, elsewhere.url.encode())
         async with Origin(answer) as origin, rig(origin) as gateway:
@@ -162,6 +171,7 @@ async def test_redirects_are_passed_on_and_never_followed(status: int) -> None:
 
 
 async def test_early_hints_come_before_the_answer() -> None:
+    """Acceptance B25."""
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
     async with Origin(hints + b"HTTP/1.1 102 Processing\r\n\r\n" + OK) as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK)
@@ -184,6 +194,7 @@ async def test_a_flood_of_interim_responses_is_cut() -> None:
 
 
 async def test_an_upstream_header_of_sixty_kilobytes_passes() -> None:
+    """Acceptance B26."""
     line = b"X-Large: " + b"v" * (60 << 10) + b"\r\n"
     async with Origin(OK.replace(b"Content-Length", line + b"Content-Length")) as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK)
@@ -193,6 +204,7 @@ async def test_an_upstream_header_of_sixty_kilobytes_passes() -> None:
 
 @pytest.mark.parametrize("line", [b"X-Large: " + b"v" * (300 << 10) + b"\r\n", b"X: 1\r\n" * 1200])
 async def test_an_upstream_header_beyond_the_limit_is_a_502(line: bytes) -> None:
+    """Acceptance B26."""
     async with Origin(OK.replace(b"Content-Length", line + b"Content-Length")) as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK)
         assert message.status == 502
@@ -260,6 +272,7 @@ async def test_a_broken_chunk_breaks_the_client_s_answer(body: bytes) -> None:
 )
 @pytest.mark.parametrize("together", [True, False])
 async def test_bytes_after_an_answer_s_end_reach_no_one(answer: bytes, together: bool) -> None:
+    """Acceptance C37."""
     extra = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 
     async def too_much(connection, _) -> None:
@@ -284,6 +297,7 @@ async def test_bytes_after_an_answer_s_end_reach_no_one(answer: bytes, together:
 
 
 async def test_an_early_refusal_of_an_upload_reaches_the_client() -> None:
+    """Acceptance D55."""
     refusal = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 7\r\n\r\ntoo big"
 
     async def refuse(connection) -> None:
@@ -310,6 +324,7 @@ async def test_an_early_refusal_of_an_upload_reaches_the_client() -> None:
 
 @pytest.mark.parametrize("head", [b"Content-Length: 4\r\n", b"Transfer-Encoding: chunked\r\n"])
 async def test_an_expectation_is_met_by_the_gateway_when_the_upstream_is_silent(head: bytes) -> None:
+    """Acceptance A10."""
     body = b"body" if b"Length" in head else b"4\r\nbody\r\n0\r\n\r\n"
     async with Origin() as origin, rig(origin) as gateway:
         client = await gateway.client()
@@ -360,6 +375,7 @@ async def _refuse_expectation(connection) -> None:
 
 
 async def test_an_unknown_expectation_is_refused() -> None:
+    """Acceptance A10."""
     async with Origin() as origin, rig(origin) as gateway:
         message, client = await gateway.ask(b"GET /up/ HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n")
         assert message.status == 417

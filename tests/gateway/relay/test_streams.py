@@ -23,6 +23,7 @@ def chunk(data: bytes) -> bytes:
 
 
 async def test_every_event_reaches_the_client_before_the_next_is_sent() -> None:
+    """Acceptance D42."""
     events = [b'data: {"n": %d}\n\n' % number for number in range(30)]
 
     async def stream(connection: Connection, _) -> None:
@@ -45,6 +46,7 @@ async def test_every_event_reaches_the_client_before_the_next_is_sent() -> None:
 
 
 async def test_single_bytes_and_cuts_anywhere_cross_intact() -> None:
+    """Acceptance D42."""
     text = "data: naïve 😀\r\n\r\ndata: [DONE]\n\n".encode()
     raw = b"".join(chunk(text[at : at + 1]) for at in range(len(text))) + b"0\r\n\r\n"
 
@@ -73,6 +75,8 @@ async def test_single_bytes_and_cuts_anywhere_cross_intact() -> None:
     ],
 )
 async def test_an_upstream_that_drops_mid_stream_breaks_the_client_s_stream(head: bytes, body: bytes, how: str) -> None:
+    """Acceptance D43."""
+
     async def drop(connection: Connection, _) -> None:
         await connection.send(head + body)
         await wait_for(lambda: body[-2:] in client.received or len(client.received) > len(head))
@@ -95,6 +99,8 @@ async def test_an_upstream_that_drops_mid_stream_breaks_the_client_s_stream(head
 
 
 async def test_a_reset_upstream_breaks_a_close_delimited_stream() -> None:
+    """Acceptance D43."""
+
     async def drop(connection: Connection, _) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\n\r\nsome of it")
         await wait_for(lambda: b"some of it" in client.received)
@@ -109,6 +115,7 @@ async def test_a_reset_upstream_breaks_a_close_delimited_stream() -> None:
 
 
 async def test_a_long_silence_is_no_reason_to_end_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance D45."""
     monkeypatch.setattr("gateway.relay.TICK", 0.01)
     go = asyncio.Event()
 
@@ -181,6 +188,7 @@ async def test_three_hundred_streams_run_at_once() -> None:
 
 
 async def test_a_client_that_reads_nothing_stalls_its_upstream_alone() -> None:
+    """Acceptance D47."""
     sent = 0
     piece = b"x" * (64 << 10)
 
@@ -213,6 +221,8 @@ async def test_a_client_that_reads_nothing_stalls_its_upstream_alone() -> None:
 
 
 async def test_an_upstream_that_reads_nothing_stalls_its_client_alone() -> None:
+    """Acceptance D48."""
+
     async def deaf(connection: Connection) -> None:
         await connection.read_head()
         connection.pause()

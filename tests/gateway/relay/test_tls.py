@@ -141,6 +141,8 @@ async def test_an_unreadable_ca_file_is_a_502_and_no_traceback(tmp_path: Path) -
 
 
 async def test_a_close_delimited_answer_needs_the_end_that_tls_says(certificate: Path) -> None:
+    """Acceptance D43: a TLS connection cut short."""
+
     async def whole(connection: Connection, _) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
         await connection.close()  # says close_notify
