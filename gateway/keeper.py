@@ -47,6 +47,9 @@ COMPLAIN_EVERY: Final = 60.0
 
 ENDED: Final = "the recording process ended at once; see its message above"
 
+ANSWER: Final = 0.5
+"""Seconds beyond its time that a keeper has to say whether it was enough."""
+
 LEAVE: Final = 2.0
 """Seconds a keeper has to leave by itself once nobody speaks to it: it then ends its archive properly."""
 
@@ -135,7 +138,7 @@ class Keeper:
         self._closing = True
         clean = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience + 1):
+            async with asyncio.timeout(patience + ANSWER):
                 self._hurry.set()
                 if self._restart is not None:
                     await self._restart

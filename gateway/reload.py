@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gateway.routes import Route
-from gateway.settings import SETTINGS, Settings
+from gateway.settings import SETTINGS, Settings, SettingsError
 
-__all__ = ["Change", "merge", "pack", "share", "unpack"]
+__all__ = ["Change", "merge", "not_taken", "pack", "share", "unpack"]
 
 
 class Change(NamedTuple):
@@ -44,6 +44,12 @@ def merge(old: Settings, new: Settings) -> Change:
 
 def _differing(old: Mapping[str, Route], new: Mapping[str, Route]) -> list[str]:
     return [f"routes.{name}" for name in sorted({*old, *new}) if old.get(name) is not new.get(name)]
+
+
+def not_taken(error: Exception) -> str:
+    """What the log says of settings that could not be taken. Only an error of ours says what is wrong without quoting what is secret."""
+    why = str(error) if isinstance(error, SettingsError) else type(error).__name__
+    return f"the settings were not taken anew, those before hold: {why}"
 
 
 def share(settings: Settings) -> Settings:

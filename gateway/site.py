@@ -24,7 +24,7 @@ from gateway.keeper import Keeper
 from gateway.logs import AccessLog
 from gateway.redaction import RULES_HASH
 from gateway.relay import Relay
-from gateway.reload import merge
+from gateway.reload import merge, not_taken
 from gateway.settings import Settings, SettingsError
 
 __all__ = ["Site", "start_keeper"]
@@ -34,7 +34,7 @@ log = logging.getLogger("verbatim.gateway")
 BACKLOG: Final = 4096
 """Connections the kernel keeps for us: a thousand agents may start at once."""
 
-WRITING: Final = 3.0
+WRITING: Final = 2.0
 """Seconds the keeper has at least to bring to the disk what it was told, however long the draining took: with what a stop takes besides,
 the process is gone within `grace` and 5 s, even where the disk hangs."""
 
@@ -181,12 +181,17 @@ class Site:
         while True:
             await rung.wait()
             rung.clear()
-            try:
-                said = await self.change(await asyncio.to_thread(read))
-            except SettingsError as error:
-                log.error("the settings were not taken anew, those before hold: %s", error)  # noqa: TRY400 - no traceback
-            else:
+            said = await self.take(read)
+            if said is not None:
                 log.info("%s", said)
+
+    async def take(self, read: Callable[[], Settings]) -> str | None:
+        """As `change`, with what `read` gives; what is wrong is logged, and None returned. Raises nothing."""
+        try:
+            return await self.change(await asyncio.to_thread(read))
+        except Exception as error:
+            log.error("%s", not_taken(error))  # noqa: TRY400 - a traceback may quote what is secret
+            return None
 
     async def lend(self, number: int, sock: socket.socket) -> None:
         """Accept connections on `sock` as well: another worker's, which cannot. `number` is for `take_back`."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 from gateway import health, logs, worker
 from gateway.ending import Ending
 from gateway.front import front_of
-from gateway.reload import merge, pack, share
+from gateway.reload import merge, not_taken, pack, share
 from gateway.settings import Settings, SettingsError
 from gateway.supervisor import python_command
 
@@ -39,7 +39,7 @@ SILENT: Final = 5.0
 """Seconds without a report after which a worker's new connections go to another. It is not killed: its streams may only wait."""
 
 BEYOND_GRACE: Final = 4.8
-"""Seconds that a worker may take to end beyond the grace; it needs up to 4.6 where the disk hangs."""
+"""Seconds that a worker may take to end beyond the grace; it needs up to 3.5 where the disk hangs."""
 
 
 class Workers:
@@ -149,7 +149,9 @@ class Workers:
                 it.report = value
                 it.send(worker.HEALTH, self._health())
         timer.cancel()
+        timer = asyncio.get_running_loop().call_later(self._settings.grace + BEYOND_GRACE, it.give_up)
         code = await it.ended()
+        timer.cancel()
         return why or (f"signal {-code}" if code < 0 else f"exit code {code}")
 
     # Who accepts what
@@ -197,8 +199,8 @@ class Workers:
                 settings = await asyncio.to_thread(self._read_settings)
                 change = merge(self._settings, settings)
                 await asyncio.to_thread(front_of, change.settings)
-            except SettingsError as error:
-                log.error("the settings were not taken anew, those before hold: %s", error)  # noqa: TRY400 - no traceback
+            except Exception as error:
+                log.error("%s", not_taken(error))  # noqa: TRY400 - a traceback may quote what is secret
                 continue
             self._settings = change.settings
             logs.set_level(change.settings.log_level)
@@ -263,7 +265,7 @@ class _Worker:
             self._process.send_signal(number)
 
     def give_up(self) -> None:
-        """It did not start in time."""
+        """It did not start, or end, in time."""
         self.signal(signal.SIGKILL)
 
     async def ended(self) -> int:

@@ -25,6 +25,7 @@ from archive.record import Body, Client, End, EndReason, Message, Record, Reques
 from archive.writer import Writer
 from gateway import __version__, serving
 from gateway.cli import COMMANDS, cli
+from gateway.settings import load
 
 AT = 1_780_000_000.0
 
@@ -295,9 +296,10 @@ IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spa
 """Runs a command in a terminal of its own, with what it is given as what is typed there."""
 
 
-def test_ctrl_c_in_a_terminal_ends_all_of_it_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_in_a_terminal_ends_all_of_it_in_silence(tmp_path: Path, workers: str) -> None:
     """The terminal sends the signal to every process of ours, not only to the first."""
-    command = [sys.executable, "-I", "-c", IN_A_TERMINAL, *COMMAND, "serve", "--port", "0", "--viewer-port", "0"]
+    command = [sys.executable, "-I", "-c", IN_A_TERMINAL, *COMMAND, "serve", "--port", "0", "--viewer-port", "0", "--workers", workers]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), bufsize=0, **pipes) as terminal:
         keys, screen = terminal.stdin, terminal.stdout
@@ -316,7 +318,8 @@ def test_ctrl_c_in_a_terminal_ends_all_of_it_in_silence(tmp_path: Path) -> None:
         assert terminal.wait(20) == 0
     assert said.replace(b"^C", b"").strip() == b""
     wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
-    assert [line["kind"] for line in archive_records(tmp_path / "data" / "archive")] == ["open", "close"]
+    kinds = [line["kind"] for line in archive_records(tmp_path / "data" / "archive")]
+    assert sorted(kinds) == ["close"] * int(workers) + ["open"] * int(workers)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -546,3 +549,12 @@ def test_only_the_time_of_an_exchange_decides_its_place(tmp_path: Path) -> None:
     write(tmp_path / "kept", [record(2), record(1)])
     rows = [json.loads(line)["at"] for line in run("ls", "--archive", tmp_path / "kept", "--json").output.splitlines()]
     assert rows == sorted(rows)
+
+
+def test_the_greeting_says_which_routes_go_through_a_proxy() -> None:
+    given = load({"routes": ("local=http://127.0.0.1:1",)}, {"HTTPS_PROXY": "http://me:canary@proxy:3128"}, None)
+    text = serving._greeting(given, "http://gateway", None, None, demo=False)
+    assert "  openai  through  http://[redacted]@proxy:3128 (HTTPS_PROXY)" in text
+    assert "local  through" not in text
+    assert "canary" not in text
+    assert "proxy" not in serving._greeting(load({}, {}, None), "http://gateway", None, None, demo=False)

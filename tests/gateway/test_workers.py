@@ -186,7 +186,7 @@ async def test_a_gateway_whose_disk_hangs_ends_within_the_grace_and_five_seconds
         for keeper in keepers:
             os.kill(keeper, signal.SIGSTOP)
         running.process.process.send_signal(signal.SIGTERM)
-        await wait_for(lambda: not running.process.running, deadline=6)
+        await wait_for(lambda: not running.process.running, deadline=8)  # 5 s after the grace, and 2 for a busy machine
         assert running.process.process.returncode == 0
         assert "not everything was on the disk in time" in running.output()
         await client.close()

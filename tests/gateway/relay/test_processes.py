@@ -173,6 +173,30 @@ async def test_at_sigterm_streams_come_to_their_end_and_newcomers_are_refused(tm
         assert kept.body("response") == b"firstlast"
 
 
+async def test_an_answer_that_begins_during_the_drain_ends_its_connection(tmp_path: Path) -> None:
+    """Acceptance 54: who keeps a connection is told to come back on another one."""
+    go = asyncio.Event()
+
+    async def late(connection: Connection, _) -> None:
+        await go.wait()
+        await connection.send(OK)
+
+    async with Origin(late) as origin, gateway(tmp_path, {"up": origin.url}, grace=20) as running:
+        client = await connect(running.port)
+        await client.send(GET + GET)  # the second one is not begun any more
+        await wait_for(lambda: origin.requests)
+        running.process.process.send_signal(signal.SIGTERM)
+        await wait_for(lambda: _refused(running.port))
+        go.set()
+        message = await final(client)
+        assert message.body == b"ok"
+        assert [value.lower() for value in message.values(b"connection")] == [b"close"]
+        assert await client.read_to_end() == b""
+        await client.close()
+        await wait_for(lambda: not running.process.running)
+    assert len(origin.requests) == 1
+
+
 def _refused(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
