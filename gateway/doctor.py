@@ -61,9 +61,7 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     """Look at TLS, ports, disk, the seals' key, an archive's round trip, every upstream and the clock, in turn. Blocks; raises nothing."""
     yield from _front(settings, now())
     yield _port(settings.host, settings.port, "port", secure=settings.tls_cert is not None)
-    if is_exposed(settings.host) and settings.relay_token is None:
-        text = f"whoever reaches {settings.host} over the network can use the gateway, with upstreams that need no key as well"
-        yield Finding("warn", "exposure", text, "set relay_token, or listen on 127.0.0.1")
+    yield from _exposure(settings)
     if settings.viewer:
         yield _port(settings.viewer_host, settings.viewer_port, "viewer_port")
     yield from _disk(settings, now())
@@ -74,6 +72,13 @@ def examine(settings: Settings, now: Callable[[], float] = time.time) -> Iterato
     with ThreadPoolExecutor(max(1, len(routes))) as pool:
         yield from pool.map(lambda route: _upstream(route, settings.connect_timeout), routes)
     yield _clock(now())
+
+
+def _exposure(settings: Settings) -> Iterator[Finding]:
+    """Whether others may use the gateway without being asked."""
+    if is_exposed(settings.host) and settings.relay_token is None:
+        text = f"whoever reaches {settings.host} over the network can use the gateway, with upstreams that need no key as well"
+        yield Finding("warn", "exposure", text, "set relay_token, or listen on 127.0.0.1")
 
 
 def _front(settings: Settings, now: float) -> Iterator[Finding]:

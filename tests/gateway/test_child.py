@@ -44,6 +44,14 @@ def test_the_environment_leads_sdks_to_the_gateway() -> None:
     assert "VERBATIM_SESSION" not in outer
 
 
+def test_the_gateway_s_token_goes_into_the_path_alone() -> None:
+    """Acceptance H105."""
+    inner = environment("http://127.0.0.1:8787", "s1", {}, token="a-token-of-16-letters")
+    assert inner["OPENAI_BASE_URL"] == "http://127.0.0.1:8787/~~a-token-of-16-letters/~s1/openai/v1"
+    assert inner["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8787/~~a-token-of-16-letters/~s1/anthropic"
+    assert inner["VERBATIM_GATEWAY"] == "http://127.0.0.1:8787"  # a command in a command adds it again
+
+
 def test_a_session_name_is_new_each_time() -> None:
     names = {new_session(1_780_000_000.0) for _ in range(100)}
     assert len(names) == 100

@@ -226,14 +226,26 @@ def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path, flag: s
 
 
 def test_listening_beyond_this_machine_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """Acceptance H105."""
     with serving.listen("127.0.0.1", 0, "port") as near, serving.listen("0.0.0.0", 0, "port") as far:
-        serving._warn_of_exposure(near, None)
+        serving._warn_of_exposure(near, None, guarded=False)
         assert capsys.readouterr().err == ""
-        serving._warn_of_exposure(near, far)
+        serving._warn_of_exposure(far, near, guarded=False)
         told = capsys.readouterr().err
         assert serving.base_url(far) == f"http://127.0.0.1:{far.getsockname()[1]}"
+        for listeners, guarded in (((near, far), False), ((far, near), True)):
+            serving._warn_of_exposure(*listeners, guarded=guarded)
+            assert "with a token only" in capsys.readouterr().err
     assert told.count("\n") == 1
     assert "0.0.0.0" in told
+    assert "set relay_token" in told
+
+
+def test_the_greeting_tells_where_the_token_goes_and_not_the_token() -> None:
+    given = load({}, {"VERBATIM_RELAY_TOKEN": "a-canary-of-16-letters"}, None)
+    text = serving._greeting(given, "http://gateway", None, None, demo=False)
+    assert "export OPENAI_BASE_URL=http://gateway/~~$VERBATIM_RELAY_TOKEN/openai/v1" in text
+    assert "canary" not in text
 
 
 @pytest.mark.parametrize(

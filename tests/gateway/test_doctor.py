@@ -34,6 +34,16 @@ def found(given: Settings, about: str) -> Finding:
     return next(finding for finding in examine(given) if finding.about == about)
 
 
+@pytest.mark.parametrize(("host", "token", "warned"), [("0.0.0.0", None, True), ("0.0.0.0", "x" * 16, False), ("127.0.0.1", None, False)])
+def test_a_gateway_open_to_the_network_is_warned_of(tmp_path: Path, host: str, token: str | None, warned: bool) -> None:
+    """Acceptance H105."""
+    env = {} if token is None else {"VERBATIM_RELAY_TOKEN": token}
+    given = load({"host": host, "archive": tmp_path, "port": 0, "viewer": False, "routes": ()}, env, None)
+    told = list(doctor._exposure(given))
+    assert bool(told) is warned
+    assert all(finding.state == "warn" and "relay_token" in finding.advice for finding in told)
+
+
 @contextmanager
 def accepting(certificate: Path | None = None) -> Iterator[int]:
     """A port that accepts connections, with TLS when it has a certificate."""

@@ -255,6 +255,30 @@ def test_a_token_is_not_shown() -> None:
     assert "canary" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RELAY_TOKEN", "short", "must have at least 16 characters"),
+        ("RELAY_TOKEN", "with/a/slash/in/it", "must be letters, digits"),
+        ("RELAY_TOKEN", "caf\u00e9-of-sixteen-letters", "must be letters, digits"),
+        ("ALLOW_ORIGINS", "chat.example.com", "must be origins such as https://chat.example.com"),
+        ("ALLOW_ORIGINS", "https://chat.example.com/", "must be origins such as"),
+        ("ALLOW_ORIGINS", "https://a.example,,https://b.example", "must be origins such as"),
+        ("HALF_CLOSE", "perhaps", "must be one of auto, wait, leave"),
+        ("MAX_STREAMS", "-1", "must be 0 or more"),
+    ],
+)
+def test_who_may_use_the_gateway_is_said_in_a_form_that_works(name: str, value: str, said: str) -> None:
+    """Acceptance H105, H106."""
+    with pytest.raises(SettingsError) as told:
+        load({}, {f"VERBATIM_{name}": value}, None)
+    assert f"VERBATIM_{name} {said}" in str(told.value)
+    assert name != "RELAY_TOKEN" or value not in str(told.value)
+    for good in ("https://chat.example.com, http://intern:3000", "*", "null", "app://x", "http://[::1]:80"):
+        assert load({}, {"VERBATIM_ALLOW_ORIGINS": good}, None).allow_origins == good
+    assert "canary" not in repr(load({}, {"VERBATIM_RELAY_TOKEN": "canary-of-16-letters"}, None))
+
+
 def test_a_short_token_is_refused_where_it_is_written() -> None:
     with pytest.raises(SettingsError, match="VERBATIM_VIEWER_TOKEN must have at least 16 characters"):
         load({}, {"VERBATIM_VIEWER_TOKEN": "short"}, None)
