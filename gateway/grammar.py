@@ -25,7 +25,7 @@ CONTROL: Final = bytes(b for b in range(256) if (b < 32 and b not in b"\t\r\n") 
 _TEXT: Final = bytes(b for b in range(256) if b not in CONTROL and b not in b"\r\n")
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELDS: Final = re.compile(rb"(?:(" + _TOKEN + rb"++):[ \t]*+([^\r]*+)|[^\r]*+)\r\n").findall
-"""Names and values, line by line; a line that is none gives an empty name. Sound only where all line ends are CRLF: that comes first."""
+"""Names and values, line by line; a line that is none gives an empty name. Sound only with the counts in `_fields`: each match is one real CRLF."""
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]++) ([\x21-\x7e]++) (HTTP/1\.[01])\r\n").match
 """Any token is a method but those with small letters: a server that reads `head` as HEAD would answer without the body we wait for."""
@@ -179,7 +179,7 @@ def _fields(block: bytes, start: int, most: int) -> Head:
         raise ProtocolError(431, f"more than {most} header fields")
     headers: list[tuple[bytes, bytes]] = _FIELDS(block, start, len(block) - 2)
     names = [name.lower() for name, _ in headers]
-    if len(names) != lines or not all(names):  # a bare CR and a bare LF make a pair that ends no line: then there are fewer lines than pairs
+    if len(names) != lines or not all(names):  # a bare CR and, later, a bare LF look like one more line end in `ends`
         raise ProtocolError(400, "malformed header field")
     head = Head(headers, names, [index for index, name in enumerate(names) if name in _NOTED])
     head.size = len(block)
