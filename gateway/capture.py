@@ -430,8 +430,12 @@ def _joined(head: Head, wanted: bytes) -> str:
 
 def _connection(head: Head) -> list[bytes]:
     """What its Connection fields name, in lower case."""
-    if b"connection" not in head.names:
+    names = head.names
+    if b"connection" not in names:
         return []
+    value = head.headers[names.index(b"connection")][1]
+    if value in (b"keep-alive", b"close") and names.count(b"connection") == 1:  # by far the usual case
+        return [value]
     return [token.strip() for token in _joined(head, b"connection").lower().encode("latin-1").split(b",")]
 
 

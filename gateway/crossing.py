@@ -34,6 +34,8 @@ _ADDED: Final = {"request": frozenset((b"host",)), "response": frozenset((b"conn
 _REWRITTEN: Final = {"request": HOP | {b"host"}, "response": HOP}
 
 
+_MOST: Final = 64
+"""Kinds of additions remembered for one set of names: there are hardly two."""
 _FRAMING: Final = b"transfer-encoding:"
 _NOTHING: Final[list[str]] = []
 
@@ -213,7 +215,8 @@ def _as_ruled(side: str, fields: Fields, recorded: tuple[bytes, ...], head: byte
     """The usual case made short: what stays is there in order and unchanged, Host in its place, what is ours at the end."""
     at = head.index(b"\r\n") + 2
     framed = 0
-    for first, last, rewritten in _stretches(side, recorded, tokens):
+    stretches, usual = _plan(side, recorded, tokens)
+    for first, last, rewritten in stretches:
         if rewritten:
             if head[at : at + len(rewritten)].lower() == rewritten:
                 at = head.index(b"\r\n", at) + 2
@@ -226,12 +229,20 @@ def _as_ruled(side: str, fields: Fields, recorded: tuple[bytes, ...], head: byte
                 return None
             at += len(lines)
     added = tuple([_name(line) for line in head[at:-4].split(b"\r\n")]) if at < len(head) - 2 else ()
-    return _usual(side, recorded, tokens, added, framed)
+    names = usual.get((added, framed))
+    if names is None:
+        names = _usual(side, recorded, tokens, added, framed)
+        if len(usual) < _MOST:
+            usual[added, framed] = names
+    return names
 
 
 @lru_cache(maxsize=4096)
-def _stretches(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...]) -> tuple[tuple[int, int, bytes], ...]:
-    """Where the fields stand that ought to stay: from, to, and how the line begins of one whose value is another on the other side."""
+def _plan(
+    side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...]
+) -> tuple[list[tuple[int, int, bytes]], dict[tuple[tuple[bytes, ...], int], _Names]]:
+    """Where the fields stand that ought to stay: from, to, and how the line begins of one whose value is another on the other side. And
+    what was found of heads with these names, by what was added and how often Transfer-Encoding stayed."""
     found: list[tuple[int, int, bytes]] = []
     for at, name in enumerate(map(bytes.lower, names)):
         if name == b"transfer-encoding" or (name == b"host" and side == "request"):
@@ -241,10 +252,9 @@ def _stretches(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...]) -
                 found[-1] = (found[-1][0], at + 1, b"")
             else:
                 found.append((at, at + 1, b""))
-    return tuple(found)
+    return found, {}
 
 
-@lru_cache(maxsize=4096)
 def _usual(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...], added: tuple[bytes, ...], framed: int) -> _Names:
     """What `_names` says where all that may go has gone, but for `framed` lines of Transfer-Encoding."""
     gone = [name for name in map(bytes.lower, names) if _may_go(name, side, tokens)]

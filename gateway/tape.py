@@ -51,6 +51,9 @@ Loss = tuple[int, bytes, int, str, float]
 
 OPEN, REQUEST_DATA, REQUEST_END, RESPONSE_HEAD, RESPONSE_DATA, OWN, FRAMES, END, LOST, DECLINED, HANDED, AGAIN, BESIDE = range(13)
 
+Event: TypeAlias = tuple[Any, ...] | list[Any]
+"""What was told: its kind, the exchange's number and the rest. A list may still be added to."""
+
 _BODIES: Final = frozenset((REQUEST_DATA, RESPONSE_DATA, FRAMES, HANDED))
 """Events that may have large pieces; what else they hold is no tuple."""
 
@@ -73,7 +76,7 @@ class Tape(Recording):
         self._limit = limit
         self._flush = flush
         self._wake = wake
-        self._events: list[tuple[Any, ...]] = []
+        self._events: list[Event] = []
         self._size = 0
         self._unread = 0
         self._heard = 0.0
@@ -169,7 +172,7 @@ class Tape(Recording):
         """Bytes of events, as counted here, that the next `take` hands out."""
         return self._size
 
-    def tell(self, event: tuple[Any, ...], size: int) -> bool:
+    def tell(self, event: Event, size: int) -> bool:
         """Append an event that is counted with `size` bytes. False: the tape is full."""
         if not self._events:
             self._wake()
@@ -183,7 +186,7 @@ class Tape(Recording):
         self.overfull = held > 2 * self._limit
         return False
 
-    def _without_large(self, event: tuple[Any, ...]) -> list[Any]:
+    def _without_large(self, event: Event) -> list[Any]:
         """The event with a number in a tuple in place of each large piece."""
         return [[self._set_aside(piece) for piece in part] if type(part) is list else self._set_aside(part) for part in event]
 
@@ -192,6 +195,10 @@ class Tape(Recording):
             return part
         self._beside.append(part)
         return (len(self._beside) - 1,)
+
+    def ends_with(self, event: list[Any] | None) -> bool:
+        """Whether this was told last, and may still be added to."""
+        return bool(self._events) and self._events[-1] is event
 
     def forget(self, number: int) -> None:
         """An exchange tells no more."""
@@ -211,7 +218,7 @@ class Tape(Recording):
 class _Teller(Told):
     """One exchange's hand on the tape."""
 
-    __slots__ = ("_back", "_ended", "_id", "_number", "_silent", "_size", "_tape", "_there", "_unsent", "_whole", "on_full")
+    __slots__ = ("_back", "_ended", "_id", "_last", "_number", "_silent", "_size", "_tape", "_there", "_unsent", "_whole", "on_full")
 
     def __init__(self, tape: Tape, number: int, id: bytes) -> None:
         self.on_full: Callable[[], None] | None = None
@@ -222,6 +229,7 @@ class _Teller(Told):
         self._ended = False
         self._silent = False
         self._whole = False
+        self._last: list[Any] | None = None  # the last event with a body's bytes: what follows at once is told with it
         self._there: list[bytes] | None = None  # handed to the upstream, and to the client, and not yet told
         self._back: list[bytes] | None = None
         self._unsent: list[bytes] = []  # told and not yet handed on: the upstream is being dialled
@@ -241,18 +249,23 @@ class _Teller(Told):
         pieces, self._there = self._there, None
         if pieces is None:
             self._unsent += payload
-            self._tell((REQUEST_DATA, self._number, payload, now, None), EVENT + _length(payload))
+            self._last = [REQUEST_DATA, self._number, payload, now, None, False]
+            self._tell(self._last, EVENT + _length(payload))
             return
         known = payload
         if self._unsent:
             known, self._unsent = self._unsent + payload, []
         written, size = _written(pieces, known)
-        self._tell((REQUEST_DATA, self._number, payload, now, written), EVENT + _length(payload) + size)
+        self._last = [REQUEST_DATA, self._number, payload, now, written, False]
+        self._tell(self._last, EVENT + _length(payload) + size)
 
     def request_end(self) -> None:
         if self._there is not None:
             self._tell_handed()
-        self._tell((REQUEST_END, self._number), EVENT)
+        if self._last is not None and self._tape.ends_with(self._last):
+            self._last[5] = True
+        else:
+            self._tell((REQUEST_END, self._number), EVENT)
 
     def response_head(self, head: Head, now: float) -> None:
         if self._there is not None:
@@ -267,7 +280,8 @@ class _Teller(Told):
     def response_data(self, payload: list[bytes], now: float) -> None:
         pieces, self._back = self._back, None
         written, size = _written(pieces, payload) if pieces is not None else (None, 0)
-        self._tell((RESPONSE_DATA, self._number, payload, now, written), EVENT + _length(payload) + size)
+        self._last = [RESPONSE_DATA, self._number, payload, now, written]
+        self._tell(self._last, EVENT + _length(payload) + size)
 
     def response_end(self) -> None:
         self._whole = True  # told with the end, which follows at once
@@ -287,7 +301,11 @@ class _Teller(Told):
         self._tell_handed()
         self._ended = True
         self._tape.forget(self._number)
-        self._tell((END, self._number, self._whole, reason.value, detail, now), EVENT)
+        what = (self._whole, reason.value, detail, now)
+        if self._last is not None and self._last[0] == RESPONSE_DATA and not self._silent and self._tape.ends_with(self._last):
+            self._last += what
+        else:
+            self._tell((END, self._number, *what), EVENT)
 
     def offer(self, *, last: bool) -> bool:
         if self._silent or self._tape.has_room(self._size):
@@ -317,7 +335,7 @@ class _Teller(Told):
             self._back = None
             self._tell((HANDED, self._number, "client", back), EVENT + _length(back))
 
-    def _tell(self, event: tuple[Any, ...], size: int) -> None:
+    def _tell(self, event: Event, size: int) -> None:
         if self._silent:
             return
         tape = self._tape
@@ -432,12 +450,14 @@ class Player:
             capture = captures.get(event[1])
             try:
                 if kind == RESPONSE_DATA and capture is not None:  # most events are a stream's
-                    _, number, payload, now, written = event
+                    number, payload, written = event[1], event[2], event[4]
                     if written is True:
                         capture.handed("client", payload)
                     elif written is not None:
                         self._handed(capture, number, "client", written, payload)
-                    capture.response_data(payload, now)
+                    capture.response_data(payload, event[3])
+                    if len(event) > 5:
+                        self._end(capture, number, *event[5:])
                 elif kind == OPEN:
                     self._open(*event[1:])
                 elif capture is not None:
@@ -447,15 +467,17 @@ class Player:
                 self._unsent.pop(event[1], None)
                 self._lost(event[2] if capture is None else capture.id, 0, _failed(error), None)
 
-    def _replay(self, capture: Capture, event: tuple[Any, ...]) -> None:
+    def _replay(self, capture: Capture, event: Event) -> None:
         kind = event[0]
         if kind == REQUEST_DATA:
-            _, number, payload, now, written = event
+            _, number, payload, now, written, ended = event
             if written is None:
                 self._unsent[number] = self._unsent.get(number, []) + payload
             else:
                 self._handed(capture, number, "upstream", written, payload)
             capture.request_data(payload, now)
+            if ended:
+                capture.request_end()
         elif kind == FRAMES:
             _, number, side, data, now, written = event
             self._handed(capture, number, "upstream" if side == "client" else "client", written, [data])
@@ -471,11 +493,14 @@ class Player:
         elif kind == AGAIN:
             capture.again()
         else:
-            if event[2]:
-                capture.response_end()
-            capture.end(EndReason(event[3]), event[4], event[5])
-            del self._captures[event[1]]
-            self._unsent.pop(event[1], None)
+            self._end(capture, event[1], *event[2:])
+
+    def _end(self, capture: Capture, number: int, whole: bool, reason: str, detail: str, now: float) -> None:
+        if whole:
+            capture.response_end()
+        capture.end(EndReason(reason), detail, now)
+        del self._captures[number]
+        self._unsent.pop(number, None)
 
     def _handed(self, capture: Capture, number: int, to: Side, written: Written, payload: list[bytes]) -> None:
         """Give the capture the very objects again that were told once for both sides."""
