@@ -25,7 +25,7 @@ CONTROL: Final = bytes(b for b in range(256) if (b < 32 and b not in b"\t\r\n") 
 _TEXT: Final = bytes(b for b in range(256) if b not in CONTROL and b not in b"\r\n")
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELDS: Final = re.compile(rb"(?:(" + _TOKEN + rb"++):[ \t]*+([^\r]*+)|[^\r]*+)\r\n").findall
-"""Names and values, line by line; a line that is none gives an empty name. Sound only with the counts in `_fields`: each match is one real CRLF."""
+"""Names and values, line by line; a line that is none gives an empty name. Sound only with the counts in `_fields`."""
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]++) ([\x21-\x7e]++) (HTTP/1\.[01])\r\n").match
 """Any token is a method but those with small letters: a server that reads `head` as HEAD would answer without the body we wait for."""
