@@ -6,13 +6,14 @@ Private keys are read here and go into an SSLContext; no text of ours ever quote
 from __future__ import annotations
 
 import ipaddress
-import os
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import certifi
 
 from gateway.settings import Settings, SettingsError
 
@@ -101,7 +102,7 @@ def trust_variables(authority: str, folder: Path, outer: Mapping[str, str]) -> d
     """
     extra, bundle = folder / "authority.pem", folder / "bundle.pem"
     extra.write_text(_text(outer.get("NODE_EXTRA_CA_CERTS")) + authority, encoding="utf-8")
-    usual = ssl.get_default_verify_paths().cafile or _certifi()
+    usual = ssl.get_default_verify_paths().cafile or certifi.where()  # the system's, which macOS has not as a file
     bundle.write_text(_text(outer.get("SSL_CERT_FILE") or outer.get("REQUESTS_CA_BUNDLE") or usual) + authority, encoding="utf-8")
     return {
         "NODE_EXTRA_CA_CERTS": str(extra),
@@ -169,12 +170,3 @@ def _text(path: str | None) -> str:
     except OSError:
         return ""
     return text if text.endswith("\n") else text + "\n"
-
-
-def _certifi() -> str | None:
-    """The authorities that come with Python's own HTTP clients, where the system has no file of its own (macOS)."""
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return os.fspath(certifi.where())
