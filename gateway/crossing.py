@@ -88,7 +88,8 @@ class Direction:
         of its Connection fields."""
         self._fields, self._start, self._tokens = fields, start, tuple(connection)
         self._recorded = tuple([name for name, _ in recorded])
-        self._look_at_names()
+        if self.handed.head:
+            self._look_at_names()
 
     def got(self, pieces: list[bytes]) -> None:
         """Bytes of the body were received."""
@@ -107,7 +108,7 @@ class Direction:
         body: list[bytes] = []
         for piece in pieces:
             body += handed.feed(piece)
-        if headless and handed.head:
+        if headless and self._fields is not None:
             self._look_at_names()
         if not body:
             return

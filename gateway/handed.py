@@ -53,9 +53,15 @@ class Handed:
         """The pieces of the body in it. A piece that is nothing else comes back as the same object."""
         size = len(piece)
         self.written += size
-        if self._state == "length" and size < self._left:
+        state = self._state
+        if state == "length" and size <= self._left:
             self._left -= size
-        elif self._state not in ("close", "tunnel"):
+            if not self._left:
+                self._state = "over"
+        elif state == "head" and not self._held and piece.find(b"\r\n\r\n") == size - 4:  # a head by itself, as it is usually written
+            self._begin(piece)
+            return []
+        elif state not in ("close", "tunnel"):
             found = self._read(self._held + piece if self._held else piece)
             self.body += sum(map(len, found))
             return found
