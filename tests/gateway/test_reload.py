@@ -16,6 +16,8 @@ from rawsockets import connect, wait_for
 from relayrig import Connection, Origin, final
 from rig import Gateway, gateway
 
+from gateway import app
+from gateway.relay import RUNNING
 from gateway.reload import merge, pack, share, unpack
 from gateway.routes import Route
 from gateway.settings import SETTINGS, Settings
@@ -194,3 +196,25 @@ async def test_under_reload_after_reload_no_request_sees_half_of_one(tmp_path: P
     for one in kept:
         assert one.body("response").decode() == one.first("upstream")["url"]
     assert {one.first("upstream")["url"] for one in kept} == {first.url, second.url}
+
+
+def test_a_relay_says_of_each_of_its_attributes_whether_it_is_settings() -> None:
+    """One that is added belongs here, where SIGHUP is to change it, or to RUNNING, where it must not."""
+    settings = {
+        "routes", "upstreams", "limits", "header_timeout", "read_timeout", "handshake_timeout", "allow_unrecorded", "guard", "half_close",
+        "max_streams", "_access_log",
+    }  # fmt: skip
+    assert set(vars(app.create_relay(Settings(), None))) == settings | RUNNING
+
+
+def test_every_live_setting_makes_another_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would be said to be taken, and change nothing."""
+    for name in ("Relay", "Routes", "Guard"):
+        monkeypatch.setattr(app, name, lambda *given, **named: (given, named))
+    elsewhere = {"grace", "log_level", "access_log"}  # the server's, the log's
+    other = {"relay_token": "t" * 16, "allow_origins": "https://a.example", "default_route": "openai", "half_close": "leave"}
+    usual = app.create_relay(Settings(), None)
+    for it in SETTINGS:
+        if it.live and it.name not in elsewhere:
+            value = other[it.name] if it.name in other else not it.default if it.kind == "switch" else it.default + 1
+            assert app.create_relay(Settings(**{it.name: value}), None) != usual, it.name
