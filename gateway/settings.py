@@ -66,10 +66,10 @@ class Settings:
 
     host: str = _setting("127.0.0.1", "Address the gateway listens on. Anything but a loopback address lets others use it.")
     port: int = _setting(8787, "Port the gateway listens on; 0 takes a free one.", kind="whole", most=65535)
-    tls_cert: Path | None = _setting(
+    tls_cert: Path | None = _setting(  # noqa: RUF009 - a Path does not change
         None, "File of the certificate (PEM, its chain after it) to serve https and wss with; `verbatim cert` makes one.", kind="path"
     )
-    tls_key: Path | None = _setting(None, "File of the certificate's private key, where it is not in the same file.", kind="path")
+    tls_key: Path | None = _setting(None, "File of the certificate's private key, where it is not in the same file.", kind="path")  # noqa: RUF009 - as above
     relay_token: str | None = _setting(
         None,
         "Token clients must send to use the gateway, at least 16 characters: as the header `x-verbatim-token`, or before the base URL's "
