@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import certifi
-
 from gateway.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -100,6 +98,8 @@ def trust_variables(authority: str, folder: Path, outer: Mapping[str, str]) -> d
     Node reads NODE_EXTRA_CA_CERTS in addition to its own. SSL_CERT_FILE (Python, OpenSSL, curl) and REQUESTS_CA_BUNDLE (requests) stand
     in for theirs, so that file holds what they would have read, and ours.
     """
+    import certifi
+
     extra, bundle = folder / "authority.pem", folder / "bundle.pem"
     extra.write_text(_text(outer.get("NODE_EXTRA_CA_CERTS")) + authority, encoding="utf-8")
     usual = ssl.get_default_verify_paths().cafile or certifi.where()  # the system's, which macOS has not as a file
