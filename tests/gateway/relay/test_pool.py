@@ -38,6 +38,7 @@ async def test_connections_of_one_route_are_not_another_s() -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_get_on_a_connection_that_had_died_is_sent_once_more(how: str) -> None:
     """Acceptance A52."""
+
     async def die(connection: Connection, _) -> None:
         await (connection.close() if how == "close" else connection.reset())
 
@@ -71,6 +72,7 @@ async def test_a_get_is_not_sent_a_third_time() -> None:
 )
 async def test_what_may_not_be_repeated_is_never_sent_twice(request_bytes: bytes) -> None:
     """Acceptance A52."""
+
     async def die(connection: Connection, _) -> None:
         await connection.close()
 
