@@ -82,9 +82,10 @@ class Exchange:
         "_tail",
         "_timer",
         "_waiting",
-        "ask",
+        "_warning",
         "capture",
         "client",
+        "declined",
         "heard",
         "id",
         "over",
@@ -106,7 +107,8 @@ class Exchange:
         self.target = target
         self.id = id
         self.capture = capture
-        self.ask = ask
+        self.declined = ask is not None and ask.record == "none"
+        self._warning = ask.warning if ask is not None else b""
         self.started = perf_counter()
         self.upstream: Connection | None = None
         self.tunnel = False
@@ -135,16 +137,6 @@ class Exchange:
     def keeps_alive(self) -> bool:
         """Whether the client said that it would use its connection again."""
         return b"keep-alive" in self._head.connection
-
-    @property
-    def declined(self) -> bool:
-        """The client wished that it not be recorded, and so it is."""
-        return self.ask is not None and self.ask.record == "none"
-
-    @property
-    def _warning(self) -> bytes:
-        """What of the client's wishes could not be used, for the response."""
-        return self.ask.warning if self.ask is not None else b""
 
     # From the client to the upstream
 
