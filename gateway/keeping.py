@@ -165,7 +165,8 @@ def _run(channel: Channel, options: dict[str, Any]) -> int:
     except Unwritable as error:
         channel.send(FAILED, error.strerror or str(error))
         return 1
-    channel.send(READY, options["writer"]["version"])
+    with contextlib.suppress(OSError):  # who started us is gone already: then there is nothing to read, either
+        channel.send(READY, options["writer"]["version"])
     upstreams = {name: Upstream(name, url) for name, url in options["upstreams"].items()}
 
     def lost(id: bytes, size: int, why: str, when: float | None) -> None:
