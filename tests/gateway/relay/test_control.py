@@ -166,7 +166,7 @@ SENT = [
 
 
 async def test_ids_cross_both_ways_and_are_never_overwritten() -> None:
-    """Catalogue 29: ids of client and upstream arrive byte for byte, none is added, and the record has them readable."""
+    """Acceptance B29: ids of client and upstream arrive byte for byte, none is added, and the record has them readable."""
     answer = b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Length: 2", *IDS, b"", b"ok"])
     async with Origin(answer) as origin, rig(origin) as gateway:
         client = await gateway.client()
