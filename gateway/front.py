@@ -48,6 +48,8 @@ class Front:
         """`host` where the certificate is for it, else a name it is for: what a URL should say."""
         if self.covers(host):
             return host
+        if host in ("127.0.0.1", "::1") and self.covers("localhost"):
+            return "localhost"
         return next((name for name in self.names if "*" not in name), host)
 
 

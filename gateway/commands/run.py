@@ -47,6 +47,11 @@ def run(session: str | None, command: tuple[str, ...], **flags: Any) -> None:
     gateway = os.environ.get("VERBATIM_GATEWAY") or url_of(settings.host, settings.port, front)
     with contextlib.ExitStack() as stack:
         if child.gateway_version(gateway) is None:
+            if front is not None and front.name_for("127.0.0.1") not in ("127.0.0.1", "localhost"):
+                raise WrongInput(
+                    f"no gateway answers at {gateway}, and one of our own cannot use {front.file}, which is not for localhost; "
+                    "start `verbatim serve`, or make another with `verbatim cert`"
+                )
             click.echo(f"verbatim: no gateway answers at {gateway}; recording through one of our own into {settings.archive}", err=True)
             try:
                 gateway = stack.enter_context(child.own_gateway(_own_arguments(flags), front))

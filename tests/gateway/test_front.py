@@ -64,6 +64,7 @@ def test_a_certificate_is_read_with_its_names_its_end_and_whom_to_trust(tmp_path
     for host in ("127.0.0.1", "wild.example", "a.b.wild.example", "10.0.0.6"):
         assert not front.covers(host)
         assert front.name_for(host) == "gateway.example"
+    assert front.name_for("127.0.0.1") == "gateway.example"
     together = tmp_path / "both.pem"
     together.write_bytes(certificate.read_bytes() + key.read_bytes())
     assert front_of(Settings(tls_cert=together)) is not None
@@ -104,6 +105,18 @@ def test_a_certificate_out_of_its_time_is_refused(tmp_path: Path, begins: int, e
     now = datetime.datetime.now(datetime.UTC)
     certificate, key = issued(tmp_path, not_before=now + begins * DAY, not_after=now + ends * DAY)
     assert said in refusal(certificate, key)
+
+
+def test_run_has_no_gateway_of_its_own_under_a_name_that_is_not_this_machine_s(tmp_path: Path) -> None:
+    certificate, key = issued(tmp_path, "gateway.invalid")
+    environment = {"VERBATIM_TLS_CERT": str(certificate), "VERBATIM_TLS_KEY": str(key)}
+    done = CliRunner().invoke(cli, ["run", "--port", "1", "--", "true"], env=environment)
+    assert done.exit_code == 2
+    assert "not for localhost" in done.output
+    certificate, key = issued(tmp_path, "gateway.invalid", "localhost")
+    front = front_of(Settings(tls_cert=certificate, tls_key=key))
+    assert front is not None
+    assert (front.name_for("127.0.0.1"), front.name_for("::1"), front.name_for("10.0.0.1")) == ("localhost", "localhost", "gateway.invalid")
 
 
 def test_serve_says_what_is_wrong_with_a_certificate_and_exits_2(tmp_path: Path) -> None:
