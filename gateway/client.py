@@ -96,6 +96,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._lingering or (self.closing and exchange is None):
             self._since = perf_counter()
+            if len(data) >= FULL_READ:
+                self._pause_a_turn()
             return
         try:
             events = self.reader.receive(data)
@@ -103,8 +105,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error)
             return
         if len(data) >= FULL_READ:
-            self.hold(TURN, True)
-            self._relay.loop.call_soon(self.hold, TURN, False)
+            self._pause_a_turn()
         if events:
             self._run(events)
         elif exchange is None:
@@ -112,6 +113,11 @@ class ClientConnection(asyncio.Protocol):
                 self._since = perf_counter()
         elif self.reader.waiting > AHEAD_LIMIT:
             self.hold(AHEAD, True)
+
+    def _pause_a_turn(self) -> None:
+        """Whoever sends much leaves the others their turn of the loop."""
+        self.hold(TURN, True)
+        self._relay.loop.call_soon(self.hold, TURN, False)
 
     def eof_received(self) -> bool | None:
         """The client sends no more: it has left, or only finished sending and waits for its answer (a TCP half-close)."""
