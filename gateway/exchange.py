@@ -522,6 +522,7 @@ class Exchange:
             self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None  # a cancelled task keeps its frames, and they this exchange
         self.upstream = None
         if upstream is not None:
             if self.tunnel and reason is EndReason.CLIENT_CLOSED:
