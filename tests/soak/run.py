@@ -163,7 +163,8 @@ def weigh(report: Report, running: Gateway, folder: Path) -> None:
     """The archive against the accounts of both ends, and against what our own commands say of it."""
     archive, total, dropped = folder / "archive", report.health["exchanges"]["total"], report.health["archive"]["dropped"]
     began = time.monotonic()
-    report.verdict = judge(archive, folder / "clients.jsonl", folder / "origin.jsonl", total=total, dropped=dropped)
+    late = max((found.get("worst", 0.0) for found in report.traffic.get("lateness_ms", {}).values()), default=0.0) / 1e3
+    report.verdict = judge(archive, folder / "clients.jsonl", folder / "origin.jsonl", total=total, dropped=dropped, late=late)
     report.took["judge"] = time.monotonic() - began
     report.passed = report.verdict.passed / report.plan.seconds * 60
     by_reader(archive, report.verdict, every=max(1, len(report.verdict.exchanges) // READ))

@@ -141,5 +141,13 @@ def test_a_client_that_saw_something_else_is_believed(tmp_path: Path, key: str, 
     assert found in {sentence.partition(":")[0] for sentence in judged(tmp_path, recorded(), clients=clients).wrong}
 
 
+def test_an_upstream_that_goes_on_long_after_its_client_has_left_is_found(tmp_path: Path) -> None:
+    def clients(one: Line) -> Line:
+        return one | {"ending": "left-fin", "how": "left", "at": -20.0} if one["nonce"] == ASKS[0].nonce else one
+
+    found = judged(tmp_path, recorded(), clients=clients).wrong
+    assert [sentence.partition(":")[0] for sentence in found] == ["not cancelled"]
+
+
 def test_a_drop_counter_that_is_not_exact_is_found(tmp_path: Path) -> None:
     assert any(sentence.startswith("drop counter") for sentence in judged(tmp_path, recorded(), dropped=1).wrong)
