@@ -93,8 +93,9 @@ class Direction:
 
     def got(self, pieces: list[bytes]) -> None:
         """Bytes of the body were received."""
-        self.received += len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        if self._differs_at is None:
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self.received += size
+        if size and self._differs_at is None:
             if not self._received and self._handed == pieces:
                 self._handed = []
             else:
@@ -110,7 +111,7 @@ class Direction:
             body += handed.feed(piece)
         if headless and self._fields is not None:
             self._look_at_names()
-        if not body:
+        if not any(body):
             return
         if self._fork is not None:
             self._extra += body

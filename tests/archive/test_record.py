@@ -41,7 +41,7 @@ def test_bodies_do_not_share_what_they_gather() -> None:
 
 def test_the_words_in_the_line_are_these() -> None:
     """Readers of archives rely on them: a change is a new schema version."""
-    assert [kind.value for kind in Kind] == ["exchange", "open", "close", "gap", "forget", "prune"]
+    assert [kind.value for kind in Kind] == ["exchange", "open", "close", "gap", "declined", "forget", "prune"]
     assert [reason.value for reason in EndReason] == [
         *("complete", "client_closed", "upstream_closed", "upstream_refused", "timeout", "shutdown", "crashed"),
     ]
