@@ -58,9 +58,7 @@ class Handed:
             self._left -= size
             if not self._left:
                 self._state = "over"
-        elif (
-            state == "head" and not self._held and size > 4 and piece.find(b"\r\n\r\n") == size - 4
-        ):  # a head by itself, as usual
+        elif state == "head" and not self._held and size > 4 and piece.find(b"\r\n\r\n") == size - 4:  # a head by itself, as usual
             self._begin(piece)
             return []
         elif state not in ("close", "tunnel"):
