@@ -7,12 +7,13 @@ import dataclasses
 import os
 import pickle
 import signal
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import verbatim
-from rawsockets import connect, wait_for
+from commandline import running, verbatim
+from rawsockets import connect, wait_for, wait_for_sync
 from relayrig import Connection, Origin, final
 from rig import Gateway, gateway
 
@@ -218,3 +219,31 @@ def test_every_live_setting_makes_another_relay(monkeypatch: pytest.MonkeyPatch)
         if it.live and it.name not in elsewhere:
             value = other[it.name] if it.name in other else not it.default if it.kind == "switch" else it.default + 1
             assert app.create_relay(Settings(**{it.name: value}), None) != usual, it.name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path, workers: int) -> None:
+    for name in ("first", "second"):
+        assert verbatim(tmp_path, "cert", "--folder", name).returncode == 0
+    (tmp_path / "first").rename(tmp_path / "tls")
+    settings = {"tls_cert": tmp_path / "tls" / "gateway.pem", "tls_key": tmp_path / "tls" / "gateway.key"}
+    arguments = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    with running(tmp_path, "serve", "--port", "0", "--no-viewer", "--workers", str(workers), *arguments) as command:
+        port = int(command.find(r"gateway +https://127\.0\.0\.1:(\d+)\n"))
+        assert served(port) == leaf(tmp_path)
+        for file in (tmp_path / "second").iterdir():
+            file.rename(tmp_path / "tls" / file.name)
+        command.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(wait_for_sync, lambda: {served(port) for _ in range(6)} == {leaf(tmp_path)})  # whichever worker answers
+        assert command.end() == 0
+
+
+def served(port: int) -> str:
+    """The certificate that a newcomer is shown."""
+    return "".join(ssl.get_server_certificate(("127.0.0.1", port), timeout=20).split())
+
+
+def leaf(folder: Path) -> str:
+    """The first certificate in the gateway's file."""
+    text = (folder / "tls" / "gateway.pem").read_text()
+    return "".join(text[text.index("-----BEGIN CERT") : text.index("-----END CERT") + len("-----END CERTIFICATE-----")].split())
