@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 import uvloop
 from soak.processes import gateway, upstream
 from soak.script import Ask, question
-from soak.watch import held, named
+from soak.watch import held, more_descriptors, named
 
 __all__ = ["measure"]
 
@@ -94,6 +93,7 @@ async def _measured(
 
 def measure(kind: str, count: int, folder: Path, *, record: bool) -> dict[str, float]:
     """Bytes of relay and keeper before and with `count` connections of a kind, and what that is for each."""
+    more_descriptors()
     origin_log = folder / "origin.jsonl"
     with (
         upstream(origin_log) as origin,
@@ -129,8 +129,6 @@ def main() -> None:
     p.add_argument("--connections", type=int, default=10_000)
     p.add_argument("--streams", type=int, default=2_000)
     arguments = p.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for kind, count, record in (
         ("kept", arguments.connections, True),
         ("silent", arguments.connections, False),

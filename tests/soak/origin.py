@@ -19,6 +19,7 @@ from typing import IO, cast
 import uvloop
 from soak.frames import CLOSE, TEXT, frame, frames
 from soak.script import NONCE, Ask, answer, event
+from soak.watch import more_descriptors
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: soak\r\n"
 STREAM = HEAD + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -192,5 +193,6 @@ async def serve(ledger: IO[str]) -> None:
 
 
 if __name__ == "__main__":
+    more_descriptors()
     with open(sys.argv[1], "w") as file:
         uvloop.run(serve(file))

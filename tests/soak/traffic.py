@@ -22,6 +22,7 @@ import uvloop
 from soak.account import Account, head, leave, line
 from soak.frames import CLOSE, TEXT, frame, frames
 from soak.script import Ask, Kind, Plan, message, question
+from soak.watch import more_descriptors
 
 STAMP = re.compile(rb'"at":"([0-9a-f]{16})"')
 PATIENCE = 60.0
@@ -279,6 +280,7 @@ def quantiles(found: list[float]) -> dict[str, float]:
 
 def main() -> None:
     plan = Plan.read(sys.argv[1])
+    more_descriptors()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # no pause of ours in the latencies
     with open(sys.argv[4], "w") as ledger:

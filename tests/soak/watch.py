@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Held", "named", "slope", "tree"]
+__all__ = ["Held", "held", "more_descriptors", "named", "slope", "tree"]
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 TICK: Final = os.sysconf("SC_CLK_TCK")
@@ -64,6 +65,12 @@ def held(pid: int) -> Held | None:
         fds = len(os.listdir(at / "fd"))
         return Held(int((at / "statm").read_text().split()[1]) * PAGE, fds, int(fields[17]), (int(fields[11]) + int(fields[12])) / TICK)
     return None
+
+
+def more_descriptors() -> None:
+    """As many for this process as the system lets it have: each end of a thousand connections needs a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
