@@ -39,6 +39,10 @@ WRITING: Final = 2.0
 the process is gone within `grace` and 5 s, even where the disk hangs."""
 
 
+HURRIED: Final = 8.0
+"""Seconds more, of what is left of the grace, that the keeper has after a second signal."""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, for which a second signal of any kind ends the draining."""
 
@@ -129,8 +133,9 @@ class Site:
         if keeper is None:
             return
         patience = WRITING
-        if since is not None and not self._server.force_exit:  # what is left of the grace is the disk's
-            patience += max(0.0, since + self.settings.grace - perf_counter())
+        if since is not None:  # what is left of the grace is the disk's; who hurries us wants streams cut, not records lost
+            left = max(0.0, since + self.settings.grace - perf_counter())
+            patience += min(left, HURRIED) if self._server.force_exit else left
         if not await keeper.close(patience):
             log.error("not everything was on the disk in time; `verbatim verify` names the recorder that was cut off")
         if keeper.tape.lost:
