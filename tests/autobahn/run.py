@@ -125,6 +125,13 @@ async def echoing() -> AsyncIterator[int]:
         await process.wait()
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End it, if Ctrl-C has not done so already."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
 async def as_clients(command: list[str], folder: Path, cases: list[str], urls: dict[str, str]) -> dict[str, dict[str, Verdict]]:
     """The suite as the client of an echo server at each of `urls`."""
 
@@ -133,9 +140,7 @@ async def as_clients(command: list[str], folder: Path, cases: list[str], urls: d
         try:
             assert await process.wait() == 0, (folder / agent / "log").read_text()[-2000:]
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            await end(process)
         return verdicts(folder / agent, agent)
 
     found = await asyncio.gather(*(one(agent, url) for agent, url in urls.items()))
@@ -153,8 +158,7 @@ async def as_server(command: list[str], folder: Path, cases: list[str], port: in
             await said(f"{urls['direct']}/updateReports?agent={agent}")
         return {agent: verdicts(folder, agent) for agent in urls}
     finally:
-        process.kill()
-        await process.wait()
+        await end(process)
 
 
 async def said(url: str) -> list[str | bytes]:
