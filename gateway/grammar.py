@@ -1,17 +1,28 @@
 """The grammar of HTTP/1.1 heads (RFC 9112): the bytes of one whole head in, a `Head` out, or a refusal. No connection, no body, no routing.
 
-One pass takes every byte that is text out of the head: what remains must be line ends and nothing else. One regular expression then
-splits all field lines; a line that is none has no name. Both run in C, and take nothing that llhttp refuses but methods (see the tests).
+One regular expression matches a whole head, or none: each byte of it is one the grammar names. A second finds the few fields that mean
+something to this hop; all others are taken apart only where somebody asks. What is taken llhttp takes too, but for methods (see the tests).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NoReturn, TypeAlias
+from collections.abc import Collection
+from typing import Final, Literal, TypeAlias
 
 from gateway.control import PREFIX
 
-__all__ = ["CONTROL", "MAX_LENGTH", "Framing", "Head", "ProtocolError", "parse_request", "parse_response"]
+__all__ = [
+    "CONTROL",
+    "MAX_LENGTH",
+    "Framing",
+    "Head",
+    "ProtocolError",
+    "malformed_request",
+    "malformed_response",
+    "parse_request",
+    "parse_response",
+]
 
 Framing: TypeAlias = Literal["none", "length", "chunked", "close"]
 """How a message's end is known (RFC 9112 section 6.3): no body, Content-Length, chunked, or the connection's end."""
@@ -22,15 +33,17 @@ MAX_LENGTH: Final = 2**63 - 1
 CONTROL: Final = bytes(b for b in range(256) if (b < 32 and b not in b"\t\r\n") or b == 127)
 """Bytes that have no business in a head beside its line ends (RFC 9110 section 5.5)."""
 
-_TEXT: Final = bytes(b for b in range(256) if b not in CONTROL and b not in b"\r\n")
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_FIELDS: Final = re.compile(rb"(?:(" + _TOKEN + rb"++):[ \t]*+([^\r]*+)|[^\r]*+)\r\n").findall
-"""Names and values, line by line; a line that is none gives an empty name. Sound only with the counts in `_fields`."""
+_TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
+_LINES: Final = rb"((?:\r\n" + _TOKEN + rb"++:" + _TEXT + rb"*+)*+)\r\n\r\n"
+"""Field lines, each with the CRLF before it, up to the blank line. Possessive throughout: it never goes back, whatever it is given."""
 
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]++) ([\x21-\x7e]++) (HTTP/1\.[01])\r\n").match
+_REQUEST_LINE: Final = rb"([!#$%&'*+\-.^_`|~0-9A-Z]++) ([\x21-\x7e]++) (HTTP/1\.[01])"
 """Any token is a method but those with small letters: a server that reads `head` as HEAD would answer without the body we wait for."""
 
-_STATUS_LINE: Final = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9])(?: ([^\r]*+))?\r\n").match
+_REQUEST: Final = re.compile(_REQUEST_LINE + _LINES).match
+_RESPONSE: Final = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"*+))?+" + _LINES).match
+_WELL_BEGUN: Final = re.compile(_REQUEST_LINE + rb"\r\n").match
 _SOME_VERSION: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]\r\n").match
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#@\\]+(?:[/?#]|$)").match
 """A target in absolute-form. Userinfo is refused, as RFC 9110 section 4.2.4 advises: it would be a credential in a log line."""
@@ -38,12 +51,16 @@ _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#@\\]+(?:[/?#]|$
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~!$&'()*+;=]+)(?::[0-9]{0,5})?").fullmatch
 """RFC 3986 section 3.2.2, without escapes and commas, which no name on the network has. Empty is refused (RFC 9110 section 4.2.1)."""
 
-_NOTED: Final = frozenset(
-    b"connection content-length expect host keep-alive origin proxy-authenticate proxy-authorization proxy-connection sec-fetch-site te "
-    b"trailer transfer-encoding upgrade".split()
-)
-_BROWSERS: Final = frozenset((b"origin", b"sec-fetch-site"))
-_PREFIX_LINE: Final = re.compile(rb"\r\n" + PREFIX, re.IGNORECASE).search
+_FIELD: Final = rb"\r\n(%b):[ \t]*+([^\r]*+)"
+_FIELDS: Final = re.compile(_FIELD % rb"[^:]++").findall
+_EACH: Final = re.compile(_FIELD % rb"[^:]++").finditer
+_NOTED: Final = re.compile(
+    _FIELD
+    % (
+        rb"connection|content-length|expect|host|keep-alive|origin|proxy-authenticate|proxy-authorization|proxy-connection|sec-fetch-site|"
+        rb"te|trailer|transfer-encoding|upgrade|" + PREFIX + rb"[^:]*+"
+    )
+).finditer
 _CODINGS: Final = frozenset((b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress"))
 
 
@@ -56,18 +73,19 @@ class ProtocolError(Exception):
 
 
 class Head:
-    """A message's head. `headers` are raw names and values in order; `names` the same names in lower case, index for index."""
+    """A message's head: its start line taken apart, its field lines as they came, and what of them matters to this hop."""
 
     __slots__ = (
+        "_headers",
+        "_names",
         "browser",
         "connection",
         "expect",
+        "fields",
         "framing",
-        "headers",
         "keep_alive",
         "length",
         "method",
-        "names",
         "noted",
         "reason",
         "reserved",
@@ -78,9 +96,14 @@ class Head:
         "version",
     )
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], names: list[bytes], noted: list[int] | None = None) -> None:
-        self.headers = headers
-        self.names = names
+    def __init__(self, fields: bytes) -> None:
+        self.fields = fields
+        """All field lines as they came, each with the CRLF before it."""
+        self.noted: list[re.Match[bytes]] = []
+        """Where in `fields` those are that mean something to this hop: framing, Host, hop-by-hop and reserved names. All others just
+        cross. Group 1 is the name and group 2 the value, in lower case."""
+        self._headers: list[tuple[bytes, bytes]] | None = None
+        self._names: list[bytes] | None = None
         self.version: bytes = b"HTTP/1.1"
         self.method: bytes = b""
         self.target: bytes = b""
@@ -92,31 +115,56 @@ class Head:
         self.connection: list[bytes] = []
         """Tokens of all Connection lines, lower case."""
         self.expect: bytes = b""
+        """The Expect header's value, lower case."""
         self.size: int = 0
         """Bytes of the head on the wire."""
         self.upgrade: bytes = b""
         """The Upgrade header's value, lower case, where Connection names it and the message may be a handshake; else empty."""
-        self.noted = noted if noted is not None else _noted(names)
-        """Indexes of the fields that mean something to this hop: framing, Host, hop-by-hop and reserved names. All others just cross."""
         self.browser: bool = False
         """Whether it has fields that browsers send of themselves: `gateway.guard` looks at them."""
         self.reserved: bool = False
-        """Whether a request has names that begin with `PREFIX`."""
+        """Whether it has names that begin with `PREFIX`."""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Raw names and values in order."""
+        if self._headers is None:
+            self._headers = _FIELDS(self.fields)
+        return self._headers
+
+    @property
+    def names(self) -> list[bytes]:
+        """The names of `headers` in lower case, index for index."""
+        if self._names is None:
+            self._names = [name.lower() for name, _ in self.headers]
+        return self._names
+
+    def fields_named(self, names: Collection[bytes]) -> list[re.Match[bytes]]:
+        """As `noted`, and also the fields that have one of these `names`."""
+        noted = {field.start() for field in self.noted}
+        return [field for field in _EACH(self.fields.lower()) if field.start() in noted or field[1] in names]
+
+    def replace(self, name: bytes, value: bytes) -> None:
+        """Put `value` in place of the values of all fields of this name."""
+        lines = [(given, value if given.lower() == name else was) for given, was in self.headers]
+        self.fields = b"".join([b"\r\n%b: %b" % line for line in lines])
+        self.noted = list(_NOTED(self.fields.lower()))
+        self._headers = self._names = None
 
 
-def _noted(names: list[bytes]) -> list[int]:
-    return [index for index, name in enumerate(names) if name in _NOTED or name.startswith(PREFIX)]
+def parse_request(data: bytes, most_fields: int, answers: bytes = b"") -> Head | None:
+    """The request's head that `data` begins with, or None: it is not whole, or malformed (see `malformed_request`). It answers nothing.
 
-
-def parse_request(block: bytes, most_fields: int) -> Head:
-    """A request's head, from its start line to its blank line. Raises ProtocolError with 400, 405, 417, 431, 501 or 505."""
-    start = _REQUEST_LINE(block)
-    if start is None:
-        _refuse_request_line(block)
-    head = _fields(block, start.end(), most_fields)
-    if _PREFIX_LINE(block):
-        head.reserved, head.noted = True, _noted(head.names)
-    head.method, head.target, head.version = method, target, version = start.groups()
+    Raises ProtocolError with 400, 405, 417, 431 or 501: it is well-formed, but not acceptable.
+    """
+    found = _REQUEST(data)
+    if found is None:
+        return None
+    method, target, version, fields = found.groups()
+    head = Head(fields)
+    head.method, head.target, head.version, head.size = method, target, version, found.end()
+    if len(fields) > 4 * most_fields:
+        _count(head, most_fields)
     if target[0] != 47:
         _check_target(method, target)
     if method == b"CONNECT" or method == b"TRACE":
@@ -135,30 +183,30 @@ def parse_request(block: bytes, most_fields: int) -> Head:
         head.framing = "chunked"
     elif lengths:
         head.framing, head.length = "length", _length(lengths, 400)
-    if head.expect and head.expect.lower() != b"100-continue":
+    if head.expect and head.expect != b"100-continue":
         raise ProtocolError(417, "unknown expectation")
     if head.upgrade and (method != b"GET" or version != b"HTTP/1.1" or head.framing == "chunked" or head.length):
         head.upgrade = b""  # no handshake (RFC 6455 section 4.1), and a body must keep its framing
     return head
 
 
-def parse_response(block: bytes, most_fields: int, method: bytes) -> Head:
-    """A response's head to a request with this `method`: HEAD has no body. Raises ProtocolError with 502."""
-    start = _STATUS_LINE(block)
-    if start is None:
-        raise ProtocolError(502, "malformed status line")
-    try:
-        head = _fields(block, start.end(), most_fields)
-    except ProtocolError as error:
-        raise ProtocolError(502, str(error)) from None
-    head.version, code, reason = start.groups()
-    head.reason = reason or b""
-    head.status = status = int(code)
+def parse_response(data: bytes, most_fields: int, answers: bytes) -> Head | None:
+    """The response's head that `data` begins with, or None: it is not whole, or malformed (see `malformed_response`). `answers` is the
+    method of the request: to HEAD there is no body. Raises ProtocolError with 502: it is well-formed, but not acceptable."""
+    found = _RESPONSE(data)
+    if found is None:
+        return None
+    version, code, reason, fields = found.groups()
+    head = Head(fields)
+    head.version, head.reason, head.status, head.size = version, reason or b"", int(code), found.end()
+    if len(fields) > 4 * most_fields:
+        _count(head, most_fields)
+    status = head.status
     lengths, codings, _ = _survey(head)
     if codings and (lengths or head.version == b"HTTP/1.0" or codings != [b"chunked"]):
         raise ProtocolError(502, "ambiguous framing: Transfer-Encoding with Content-Length, another coding or HTTP/1.0")
     length = _length(lengths, 502) if lengths else 0
-    if status < 200 or status == 204 or status == 304 or method == b"HEAD":
+    if status < 200 or status == 204 or status == 304 or answers == b"HEAD":
         head.framing = "none"
     elif codings:
         head.framing = "chunked"
@@ -169,29 +217,31 @@ def parse_response(block: bytes, most_fields: int, method: bytes) -> Head:
     return head
 
 
-def _fields(block: bytes, start: int, most: int) -> Head:
-    """The field lines of `block`, the first of which begins at `start`: at most so many, all well-formed, under CRLFs and nothing else."""
-    ends = block.translate(None, _TEXT)
-    lines = (len(ends) >> 1) - 2
-    if ends != b"\r\n" * (lines + 2):
-        raise ProtocolError(400, "a control byte in the head" if ends.translate(None, b"\r\n") else "a line does not end in CRLF")
-    if lines > most:
-        raise ProtocolError(431, f"more than {most} header fields")
-    headers: list[tuple[bytes, bytes]] = _FIELDS(block, start, len(block) - 2)
-    names = [name.lower() for name, _ in headers]
-    if len(names) != lines or not all(names):  # a bare CR and, later, a bare LF look like one more line end in `ends`
-        raise ProtocolError(400, "malformed header field")
-    head = Head(headers, names, [index for index, name in enumerate(names) if name in _NOTED])
-    head.size = len(block)
-    return head
+def malformed_request(block: bytes) -> ProtocolError:
+    """What is wrong with a whole request head that `parse_request` took for none: 400 or 505."""
+    if _WELL_BEGUN(block) is not None:
+        return ProtocolError(400, _malformed(block))
+    if _SOME_VERSION(block) and not block[: block.find(b"\r\n")].endswith((b"HTTP/1.1", b"HTTP/1.0")):
+        return ProtocolError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    return ProtocolError(400, "malformed request line")
 
 
-def _refuse_request_line(block: bytes) -> NoReturn:
-    if _SOME_VERSION(block):
-        line = block[: block.find(b"\r\n")]
-        if not line.endswith((b"HTTP/1.1", b"HTTP/1.0")):
-            raise ProtocolError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    raise ProtocolError(400, "malformed request line")
+def malformed_response(block: bytes) -> ProtocolError:
+    """The same for a response's head: 502."""
+    return ProtocolError(502, _malformed(block))
+
+
+def _malformed(block: bytes) -> str:
+    if len(block.translate(None, CONTROL)) != len(block):
+        return "a control byte in the head"
+    ends = block.count(b"\r\n")
+    return "a line does not end in CRLF" if block.count(b"\r") != ends or block.count(b"\n") != ends else "malformed header field"
+
+
+def _count(head: Head, most: int) -> None:
+    """Only for heads whose length has room for too many: the shortest field, `a:` with its CRLF, has four bytes."""
+    if head.fields.count(b"\n") > most:
+        raise ProtocolError(431 if head.method else 502, f"more than {most} header fields")
 
 
 def _check_target(method: bytes, target: bytes) -> None:
@@ -207,29 +257,32 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
     codings: list[bytes] = []
     hosts: list[bytes] = []
     upgrade = b""
-    for index in head.noted:
-        name = head.names[index]
-        value = head.headers[index][1].strip(b" \t")
+    head.noted = list(_NOTED(head.fields.lower()))
+    for field in head.noted:
+        name, value = field.groups()
+        value = value.rstrip(b" \t")
         if name == b"host":
             hosts.append(value)
         elif name == b"connection":
-            head.connection += [token.strip(b" \t") for token in value.lower().split(b",")]
+            head.connection += [token.strip(b" \t") for token in value.split(b",")]
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
-            codings += [token.strip(b" \t") for token in value.lower().split(b",")]
+            codings += [token.strip(b" \t") for token in value.split(b",")]
         elif name == b"expect":
             head.expect = head.expect + b", " + value if head.expect else value
         elif name == b"upgrade":
             upgrade = upgrade + b", " + value if upgrade else value
-        elif name in _BROWSERS:
+        elif name == b"origin" or name == b"sec-fetch-site":
             head.browser = True
+        elif name.startswith(PREFIX):
+            head.reserved = True
     if head.version == b"HTTP/1.0":
         head.keep_alive = b"keep-alive" in head.connection
     elif head.connection:
         head.keep_alive = b"close" not in head.connection
     if upgrade and b"upgrade" in head.connection:
-        head.upgrade = upgrade.lower()
+        head.upgrade = upgrade
     return lengths, codings, hosts
 
 

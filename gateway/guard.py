@@ -112,8 +112,7 @@ def _values(head: Head, wanted: bytes) -> list[bytes]:
 def _take_token(head: Head) -> list[bytes]:
     head.target, token = without_token(head.target)
     given = [] if token is None else [token]
-    for index, name in enumerate(head.names):
-        if name == TOKEN_HEADER:
-            given.append(head.headers[index][1].strip())
-            head.headers[index] = (head.headers[index][0], _HIDDEN)
+    if head.reserved and TOKEN_HEADER in head.names:
+        given += [value.strip() for (_, value), name in zip(head.headers, head.names, strict=True) if name == TOKEN_HEADER]
+        head.replace(TOKEN_HEADER, _HIDDEN)
     return given

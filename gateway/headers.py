@@ -27,28 +27,33 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 
-_AS_IT_CAME: Final = b": ".join
-"""A field's line of its name and value. Most fields just cross, so heads are put together by C code; the few others are looked at."""
-_CHUNKED: Final = b"Transfer-Encoding: chunked"
+_CHUNKED: Final = b"\r\nTransfer-Encoding: chunked"
+"""A field, as all of them here, with the CRLF before it."""
 
 
 def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
     """The request head for the upstream. Nothing is added: no Via, no User-Agent, no Connection."""
-    lines = list(map(_AS_IT_CAME, head.headers))
-    names, host, dropped = head.names, False, _named(head)
-    for index in reversed(_special(head, dropped)):
-        name = names[index]
+    fields, at, host = head.fields, 0, False
+    lines = [b"%b %b HTTP/1.1" % (head.method, target)]
+    dropped = _named(head)
+    for field in head.noted if not dropped else head.fields_named(dropped):
+        name = field[1]
         if name == b"host":
-            lines[index] = head.headers[index][0] + b": " + authority
+            lines += fields[at : field.end(1)], b": ", authority
             host = True
+        elif name == b"content-length":
+            lines += fields[at : field.end(1)], b": ", field[2]
         elif name == b"transfer-encoding" and head.framing == "chunked":
-            lines[index] = _CHUNKED
+            lines += fields[at : field.start()], _CHUNKED
         elif name in HOP_BY_HOP or name in dropped or name.startswith(PREFIX):
-            del lines[index]
+            lines.append(fields[at : field.start()])
+        else:
+            continue
+        at = field.end()
     if not host:  # HTTP/1.0 may come without; we speak 1.1, which may not
-        lines.insert(0, b"Host: " + authority)
-    lines.append(b"\r\n")
-    return b"%b %b HTTP/1.1\r\n" % (head.method, target) + b"\r\n".join(lines)
+        lines.insert(1, b"\r\nHost: " + authority)
+    lines += fields[at:], b"\r\n\r\n"
+    return b"".join(lines)
 
 
 def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning: bytes = b"") -> bytes:
@@ -57,23 +62,28 @@ def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning:
     `chunked`: the body follows in chunks; `close`: the connection ends after it (said in a Connection field of our own hop). `warning`:
     what of the client's wishes could not be used, in one more field.
     """
-    lines = list(map(_AS_IT_CAME, head.headers))
-    names, dropped = head.names, _named(head)
-    for index in reversed(_special(head, dropped)):
-        name = names[index]
+    fields, at = head.fields, 0
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    dropped = _named(head)
+    for field in head.noted if not dropped else head.fields_named(dropped):
+        name = field[1]
         if name == b"transfer-encoding" and chunked:
-            lines[index] = _CHUNKED
+            lines += fields[at : field.start()], _CHUNKED
             chunked = False
         elif name in HOP_BY_HOP or name in dropped:
-            del lines[index]
+            lines.append(fields[at : field.start()])
+        else:
+            continue
+        at = field.end()
+    lines.append(fields[at:])
     if chunked:
         lines.append(_CHUNKED)
     if close:
-        lines.append(b"Connection: close")
+        lines.append(b"\r\nConnection: close")
     if warning:
-        lines.append(WARNING + b": " + warning)
-    lines.append(b"x-verbatim-id: %b\r\n\r\n" % id)
-    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason) + b"\r\n".join(lines)
+        lines.append(b"\r\n%b: %b" % (WARNING, warning))
+    lines.append(b"\r\nx-verbatim-id: %b\r\n\r\n" % id)
+    return b"".join(lines)
 
 
 def interim_head(head: Head) -> bytes:
@@ -103,13 +113,6 @@ def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: b
         lines.append(b"x-verbatim-id: " + id)
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
-
-
-def _special(head: Head, dropped: frozenset[bytes]) -> list[int]:
-    """Indexes of the fields that do not just cross."""
-    if not dropped:
-        return head.noted
-    return sorted({*head.noted, *(index for index, name in enumerate(head.names) if name in dropped)})
 
 
 def _named(head: Head) -> frozenset[bytes]:

@@ -23,6 +23,7 @@ import httpcore
 
 from gateway.dialing import dial_failure, keep_alive, proxy_failure
 from gateway.errors import GatewayError, reason_phrase
+from gateway.grammar import malformed_response
 from gateway.proxies import ProxyRefusedError
 from gateway.routes import Route
 from gateway.tls import new_tls_context
@@ -41,15 +42,12 @@ LOW_WATER: Final = 16 << 10
 
 _KNOWN: Final = frozenset(HTTPStatus)
 
-_HEAD: Final = b"head\r\n\r\n"
-"""What is fed to a connection for a head, whose parsed form `Line.head` then hands to the connection's reader."""
-
 
 def connect(route: Route, connect_timeout: float) -> Connection:
     """A connection for one exchange at a time. It dials when it is first written to; what fails then is told to its user."""
     line = Line(route, connect_timeout)
     line.connection = connection = Connection(route, lambda _: None)
-    connection.reader = Reader(line.head, RESPONSE_HEAD)
+    connection.reader = Reader(line.head, malformed_response, RESPONSE_HEAD)
     connection.connection_made(line)
     return connection
 
@@ -108,9 +106,8 @@ class Line(asyncio.Transport):
 
     # The answer: what the exchange reads
 
-    def head(self, block: bytes, reader: Reader) -> Head:
-        """The head just fed (see `gateway.wire.Reader`)."""
-        assert self._head is not None
+    def head(self, data: bytes, most_fields: int, answers: bytes) -> Head | None:
+        """The head just fed, as `_response` made it (see `gateway.wire.Reader`)."""
         return self._head
 
     def pause_reading(self) -> None:
@@ -172,8 +169,9 @@ class Line(asyncio.Transport):
         async with asyncio.timeout(self._connect_timeout) as self._dial:
             answer = await self._pool.handle_async_request(request)
         try:
-            self._head = response = _response(answer, connection.reader.request_method)
-            last, left = _HEAD, response.length
+            last = _head_of(answer)
+            self._head = response = _response(last, answer, connection.reader.request_method)
+            left = response.length
             if response.framing == "chunked" or left:
                 connection.data_received(last)
                 last = b"0\r\n\r\n"
@@ -344,22 +342,27 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _response(answer: httpcore.Response, method: bytes) -> Head:
-    """The answer's head, through the same guards as one that came over the wire. Raises ProtocolError."""
+def _head_of(answer: httpcore.Response) -> bytes:
+    """The answer's head as HTTP/1.1 has it."""
     version = answer.extensions["http_version"]
     reason = answer.extensions.get("reason_phrase")
     if reason is None:  # HTTP/2 has none, and HTTP/1.1 clients show it
         reason = reason_phrase(answer.status) if answer.status in _KNOWN else b""
     start = b"HTTP/1.1" if version == b"HTTP/2" else version
     lines = [b"%b %d %b" % (start, answer.status, reason), *[name + b": " + value for name, value in answer.headers], b"\r\n"]
+    return b"\r\n".join(lines)
+
+
+def _response(block: bytes, answer: httpcore.Response, method: bytes) -> Head:
+    """The answer's head, through the same guards as one that came over the wire. Raises ProtocolError."""
     reader = response_reader(RESPONSE_HEAD)
     reader.request_method = method
-    events = reader.receive(b"\r\n".join(lines))
+    events = reader.receive(block)
     if not events or reader.waiting:
         raise ProtocolError(502, "malformed head")
     head = events[0]
     assert type(head) is Head
-    head.version = version
+    head.version = version = answer.extensions["http_version"]
     if version == b"HTTP/2":
         head.keep_alive = True
     if head.framing == "close":

@@ -110,8 +110,8 @@ class Tape(Recording):
             return None
         self._told[number] = teller = _Teller(self, number, id)
         who = (client.address, client.session, client.session_source)  # the rest is in the head, and read there
-        what = (head.method, head.target, head.version, head.headers, head.framing, head.size)
-        self.tell((OPEN, number, id, at, now, who, upstream.name, what, kept), 512 + head.size + 64 * len(head.headers))
+        what = (head.method, head.target, head.version, head.fields, head.framing, head.size)
+        self.tell((OPEN, number, id, at, now, who, upstream.name, what, kept), 512 + head.size)
         return teller
 
     def decline(self) -> None:
@@ -270,8 +270,8 @@ class _Teller(Told):
     def response_head(self, head: Head, now: float) -> None:
         if self._there is not None:
             self._tell_handed()
-        what = (head.status, head.reason, head.version, head.headers, head.framing, head.size)
-        self._tell((RESPONSE_HEAD, self._number, what, now), head.size + 64 * len(head.headers))
+        what = (head.status, head.reason, head.version, head.fields, head.framing, head.size)
+        self._tell((RESPONSE_HEAD, self._number, what, now), EVENT + head.size)
 
     def own_response(self, status: int, reason: bytes, headers: Fields, body: bytes) -> None:
         self._tell_handed()
@@ -548,12 +548,12 @@ class Player:
         now: float,
         who: tuple[str, str | None, str | None],
         upstream: str,
-        what: tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], Framing, int],
+        what: tuple[bytes, bytes, bytes, bytes, Framing, int],
         kept: Kept,
     ) -> None:
         capture = Capture(self._recorder, self._limits, id, at, now, Client(*who), self._upstreams[upstream], kept)
-        method, target, version, headers, framing, size = what
-        head = Head(headers, [name.lower() for name, _ in headers])
+        method, target, version, fields, framing, size = what
+        head = Head(fields)
         head.method, head.target, head.version, head.framing, head.size = method, target, version, framing, size
         capture.request_head(head)
         self._captures[number] = capture
@@ -572,7 +572,7 @@ def _failed(error: Exception) -> str:
     return f"recording failed ({type(error).__name__})"
 
 
-def _response(status: int, reason: bytes, version: bytes, headers: list[tuple[bytes, bytes]], framing: Framing, size: int) -> Head:
-    head = Head(headers, [name.lower() for name, _ in headers])
+def _response(status: int, reason: bytes, version: bytes, fields: bytes, framing: Framing, size: int) -> Head:
+    head = Head(fields)
     head.status, head.reason, head.version, head.framing, head.size = status, reason, version, framing, size
     return head

@@ -17,7 +17,17 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from gateway.framing import END, Chunked, Data, End, Length, UntilClose
-from gateway.grammar import CONTROL, MAX_LENGTH, Framing, Head, ProtocolError, parse_request, parse_response
+from gateway.grammar import (
+    CONTROL,
+    MAX_LENGTH,
+    Framing,
+    Head,
+    ProtocolError,
+    malformed_request,
+    malformed_response,
+    parse_request,
+    parse_response,
+)
 
 __all__ = ["Data", "End", "Event", "Framing", "Head", "Limits", "ProtocolError", "Reader", "request_reader", "response_reader"]
 
@@ -36,7 +46,7 @@ Event: TypeAlias = Head | Data | End
 
 
 class Limits:
-    """How much a peer may send: `header_bytes` of head (start line included), `header_fields` lines of it, `body_bytes` of body (0: any)."""
+    """How much a peer may send: `header_bytes` of head (start line included), `header_fields` lines, `body_bytes` of body (0: any)."""
 
     __slots__ = ("body_bytes", "header_bytes", "header_fields")
 
@@ -49,10 +59,14 @@ class Limits:
 class Reader:
     """One direction of one connection. Not thread-safe; never blocks. `ProtocolError` is final: close the connection."""
 
-    __slots__ = ("_body", "_buffer", "_done", "_scanned", "_skipped", "_start", "limits", "request_method")
+    __slots__ = ("_body", "_buffer", "_done", "_malformed", "_parse", "_scanned", "_skipped", "limits", "request_method")
 
-    def __init__(self, start: Callable[[bytes, Reader], Head], limits: Limits) -> None:
-        self._start = start
+    def __init__(
+        self, parse: Callable[[bytes, int, bytes], Head | None], malformed: Callable[[bytes], ProtocolError], limits: Limits
+    ) -> None:
+        """`parse` and `malformed`: a pair of `gateway.grammar`."""
+        self._parse = parse
+        self._malformed = malformed
         self.limits = limits
         self._buffer = b""
         self._scanned = 0
@@ -112,16 +126,19 @@ class Reader:
 
     def _receive_head(self, data: bytes) -> list[Event]:
         events: list[Event] = []
+        limits = self.limits
         while True:
+            head = None
             if not self._scanned and data[:1] in b"\r\n":
                 data = self._skip_empty_lines(data)
-            blank = _BLANK(data, self._scanned - 3 if self._scanned > 3 else 0)
-            if blank is None or (end := blank.end()) > self.limits.header_bytes:
+            if not self._scanned or self._blank_line(data):  # nearly all heads come whole
+                head = self._parse(data, limits.header_fields, self.request_method)
+            if head is None or head.size > limits.header_bytes:
                 self._wait_for_head(data)
                 return events
             self._buffer = b""
             self._scanned = 0
-            head = self._start(data[:end], self)
+            end = head.size
             events.append(head)
             if head.status >= 200 or head.status == 101 or not head.status:
                 break
@@ -161,9 +178,16 @@ class Reader:
             raise ProtocolError(400, "only empty lines come")
         return data[at:]
 
+    def _blank_line(self, data: bytes) -> re.Match[bytes] | None:
+        return _BLANK(data, self._scanned - 3 if self._scanned > 3 else 0)
+
     def _wait_for_head(self, data: bytes) -> None:
-        if len(data) > self.limits.header_bytes:
+        """No head yet: it is too long, or malformed, or not whole."""
+        blank = self._blank_line(data)
+        if (len(data) if blank is None else blank.end()) > self.limits.header_bytes:
             raise ProtocolError(431, f"the header block is longer than {self.limits.header_bytes} bytes")
+        if blank is not None:
+            raise self._malformed(data[: blank.end()])
         seen = self._scanned
         if seen and data[seen - 1] == 13:  # the CR of a CRLF that was cut in two
             seen -= 1
@@ -186,17 +210,9 @@ class Reader:
 
 def request_reader(limits: Limits) -> Reader:
     """A reader of requests: what a client sends. ProtocolError carries 400, 405, 413, 417, 431, 501 or 505."""
-    return Reader(_parse_request, limits)
+    return Reader(parse_request, malformed_request, limits)
 
 
 def response_reader(limits: Limits) -> Reader:
     """A reader of responses: what an upstream sends. Set `request_method` before each. Interim (1xx) heads come without `End`."""
-    return Reader(_parse_response, limits)
-
-
-def _parse_request(block: bytes, reader: Reader) -> Head:
-    return parse_request(block, reader.limits.header_fields)
-
-
-def _parse_response(block: bytes, reader: Reader) -> Head:
-    return parse_response(block, reader.limits.header_fields, reader.request_method)
+    return Reader(parse_response, malformed_response, limits)

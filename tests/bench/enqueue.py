@@ -47,10 +47,10 @@ CHUNKED = b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK)
 
 
 def heads() -> tuple[Head, Head]:
-    request = Head(REQUEST_HEAD, [name.lower() for name, _ in REQUEST_HEAD])
+    request = Head(b"".join([b"\r\n%b: %b" % field for field in REQUEST_HEAD]))
     request.method, request.target, request.version = b"POST", b"/openai/v1/chat/completions", b"HTTP/1.1"
     request.framing, request.size = "length", 700
-    response = Head(RESPONSE_HEAD, [name.lower() for name, _ in RESPONSE_HEAD])
+    response = Head(b"".join([b"\r\n%b: %b" % field for field in RESPONSE_HEAD]))
     response.status, response.reason, response.version, response.framing, response.size = 200, b"OK", b"HTTP/1.1", "length", 600
     return request, response
 

@@ -24,8 +24,8 @@ async def test_a_response_gains_nothing_but_x_verbatim_id() -> None:
     async with Origin(answer + b"\r\nok") as origin, rig(origin) as gateway:
         message, client = await gateway.ask(ASK)
         (name,) = message.values(b"x-verbatim-id")
-        expected = answer.replace(b"X-Empty:\r\n", b"X-Empty: \r\n") + b"x-verbatim-id: " + name + b"\r\n\r\nok"
-        assert bytes(client.received) == expected
+        received = bytes(client.received).replace(b"X-Empty: \r\n", b"X-Empty:\r\n")  # httpcore does not tell with which spaces it came
+        assert received == answer + b"x-verbatim-id: " + name + b"\r\n\r\nok"
         await client.close()
     assert (await gateway.only()).id == name.decode()
 
