@@ -38,7 +38,7 @@ SHORT = Plan(
     full_disk=(8, 15), stall=(23, 26), hour=32,
 )  # fmt: skip
 """The same in a minute, for a small and busy machine."""
-MIXED = Plan(60, sse=200, ws=200, json=50, leave=0, drop=0, slow=0, messages=(40, 50), events=(10, 20), queue_records=8192)
+MIXED = Plan(60, sse=200, ws=200, json=50, leave=0, drop=0, slow=0, messages=(10, 15), events=(10, 20), queue_records=8192)
 """Nothing goes wrong: how much later everything comes than without a gateway."""
 CROWD = dataclasses.replace(MIXED, sse=1000, events=(20, 20), slow=0.03)
 """The full number of streams, slow clients among them."""
