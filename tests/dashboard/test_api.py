@@ -42,7 +42,17 @@ async def test_the_api_says_what_the_pages_say(tmp_path: Path, write, exchange, 
     assert (socket["kind"], socket["request"]["body"]) == ("websocket", None)
     assert json.loads(lines)["id"] == ids[0]
     assert [event["kind"] for event in events] == ["open", "close"]
-    assert stats == {"starts": 1, "stops": 1, "gaps": 0, "lost": 0, "declined": 0, "damages": 0, "removals": 0, "catalog": None, "closed": 0}
+    assert stats == {
+        "starts": 1,
+        "stops": 1,
+        "gaps": 0,
+        "lost": 0,
+        "declined": 0,
+        "damages": 0,
+        "removals": 0,
+        "catalog": None,
+        "closed": 0,
+    }
 
 
 async def test_the_api_refuses_in_json(viewer, known_id: str) -> None:
