@@ -34,7 +34,7 @@ CONTROL: Final = bytes(b for b in range(256) if (b < 32 and b not in b"\t\r\n") 
 """Bytes that have no business in a head beside its line ends (RFC 9110 section 5.5)."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
+_TEXT: Final = rb"[\x20-\x7e\t\x80-\xff]"  # what is no control byte; as ranges, which re tries in this order
 _LINES: Final = rb"((?:\r\n" + _TOKEN + rb"++:" + _TEXT + rb"*+)*+)\r\n\r\n"
 """Field lines, each with the CRLF before it, up to the blank line. Possessive throughout: it never goes back, whatever it is given."""
 
@@ -256,6 +256,7 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
     lengths: list[bytes] = []
     codings: list[bytes] = []
     hosts: list[bytes] = []
+    connection: list[bytes] = []
     upgrade = b""
     head.noted = list(_NOTED(head.fields.lower()))
     for field in head.noted:
@@ -264,7 +265,10 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
         if name == b"host":
             hosts.append(value)
         elif name == b"connection":
-            head.connection += [token.strip(b" \t") for token in value.split(b",")]
+            if b"," in value:
+                connection += [token.strip(b" \t") for token in value.split(b",")]
+            else:
+                connection.append(value)
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
@@ -277,11 +281,12 @@ def _survey(head: Head) -> tuple[list[bytes], list[bytes], list[bytes]]:
             head.browser = True
         elif name.startswith(PREFIX):
             head.reserved = True
+    head.connection = connection
     if head.version == b"HTTP/1.0":
-        head.keep_alive = b"keep-alive" in head.connection
-    elif head.connection:
-        head.keep_alive = b"close" not in head.connection
-    if upgrade and b"upgrade" in head.connection:
+        head.keep_alive = b"keep-alive" in connection
+    elif connection:
+        head.keep_alive = b"close" not in connection
+    if upgrade and b"upgrade" in connection:
         head.upgrade = upgrade
     return lengths, codings, hosts
 

@@ -172,6 +172,9 @@ class Routes:
         Takes origin-form, absolute-form (its authority is ignored) and `*` (RFC 9112 section 3.2). `page`: whether a bare `/` is the
         gateway's own page, as it is to who looks at it (GET, HEAD).
         """
+        parts = target.split(b"/", 2)
+        if len(parts) == 3 and not parts[0] and (route := self._by_segment.get(parts[1])) is not None:  # by far the usual case
+            return Target(route, route.join(target[1 + len(parts[1]) :]))
         if not target.startswith(b"/"):
             if target == b"*":
                 return Target(self.default, b"*") if self.default is not None else None
