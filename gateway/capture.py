@@ -29,6 +29,7 @@ from archive.record import (
     Upstream,
 )
 from gateway.crossing import Direction
+from gateway.fieldnames import Names, names_of
 from gateway.frames import FrameReader, Piece, Side
 from gateway.redaction import redact_headers, redact_target
 from gateway.sessions import known, without
@@ -218,19 +219,21 @@ class Capture:
 
     def request_head(self, head: Head) -> None:
         """The request's head, as it came from the client."""
-        fields, removed = redact_headers(head.headers, "request.headers")
+        names = names_of(head.headers)
+        fields, removed = redact_headers(head.headers, "request.headers", names.suspects)
         target, also = redact_target(head.target, "request.target")
-        self._client, hidden = known(self._client, head.names, fields, self._upstream.name)
+        self._client, hidden = known(self._client, names.lower, fields, self._upstream.name, telling=names.tells)
         self._redactions += removed
         self._redactions += also
-        self._redactions += hidden
-        fields = without(fields, hidden)
+        if hidden:
+            self._redactions += hidden
+            fields = without(fields, hidden)
         self._request = Request(head.method, target, fields, head.version[5:].decode())
-        self._weight += head.size + FIELD * len(head.headers)
-        self._to_upstream.head(head.headers, fields, head.method + b" ", _connection(head))
+        self._weight += head.size + FIELD * len(fields)
+        self._to_upstream.head(head.fields, _recorded(names, fields), head.method + b" ", _connection(head, names))
         self._method = head.method
         if head.framing != "none":
-            self._request_body = side = _Side(_encoding(head))
+            self._request_body = side = _Side(_encoding(head, names))
             self._to_upstream.stream = side.stream
 
     def handed(self, to: Side, pieces: list[bytes]) -> None:
@@ -246,19 +249,21 @@ class Capture:
 
     def response_head(self, head: Head, now: float) -> None:
         """The response's head, as it came from the upstream."""
-        fields, removed = redact_headers(head.headers, "response.headers")
+        names = names_of(head.headers)
+        fields, removed = redact_headers(head.headers, "response.headers", names.suspects)
         self._redactions += removed
         self._response = Response(head.status, fields, head.reason, head.version[5:].decode())
-        self._weight += head.size + FIELD * len(head.headers)
+        self._weight += head.size + FIELD * len(fields)
         if self._timing.ttfb_ms is None:
             self._timing.ttfb_ms = _ms(now - self._started)
         if head.status == 101:
-            self._reader = FrameReader(_joined(head, b"sec-websocket-extensions"), self._limits.max_body)
+            self._reader = FrameReader(_joined(head, names, b"sec-websocket-extensions"), self._limits.max_body)
             self._to_upstream.tunnel()
         elif head.framing != "none":
-            self._response_body = side = _Side(_encoding(head))
+            self._response_body = side = _Side(_encoding(head, names))
             self._answer().stream = side.stream
-        self._answer().head(head.headers, fields, b"HTTP/1.1 %d %b" % (head.status, head.reason), _connection(head))
+        start = b"HTTP/1.1 %d %b" % (head.status, head.reason)
+        self._answer().head(head.fields, _recorded(names, fields), start, _connection(head, names))
         if head.status == 101:
             self._answer().tunnel()
         self._to_upstream.let_go()
@@ -270,7 +275,8 @@ class Capture:
         side.add([body], self._max_body)
         side.ended = True
         answer = self._answer()
-        answer.head(headers, headers, b"HTTP/1.1 %d %b" % (status, reason), ())
+        block = b"".join([b"\r\n%b: %b" % field for field in headers])
+        answer.head(block, tuple([name for name, _ in headers]), b"HTTP/1.1 %d %b" % (status, reason), ())
         answer.stream, answer.ended = side.stream, True
         answer.got([body])
 
@@ -419,24 +425,25 @@ def _read_frames(reader: FrameReader, batch: int, frames: list[Piece], record: R
     return messages
 
 
-def _encoding(head: Head) -> str:
-    return _joined(head, b"content-encoding").strip().lower() if b"content-encoding" in head.names else ""
+def _recorded(names: Names, fields: Fields) -> tuple[bytes, ...]:
+    """The names as they are recorded: one that is itself a credential is not told."""
+    return names.given if names.suspects is not None else tuple([name for name, _ in fields])
 
 
-def _joined(head: Head, wanted: bytes) -> str:
+def _encoding(head: Head, names: Names) -> str:
+    return _joined(head, names, b"content-encoding").strip().lower() if b"content-encoding" in names.places else ""
+
+
+def _joined(head: Head, names: Names, wanted: bytes) -> str:
     """All values of one field, as one list (RFC 9110 section 5.3)."""
-    return b", ".join([value for (_, value), name in zip(head.headers, head.names, strict=True) if name == wanted]).decode("latin-1")
+    return b", ".join([head.headers[at][1] for at in names.places.get(wanted, ())]).decode("latin-1")
 
 
-def _connection(head: Head) -> list[bytes]:
+def _connection(head: Head, names: Names) -> list[bytes]:
     """What its Connection fields name, in lower case."""
-    names = head.names
-    if b"connection" not in names:
+    if b"connection" not in names.places:
         return []
-    value = head.headers[names.index(b"connection")][1]
-    if value in (b"keep-alive", b"close") and names.count(b"connection") == 1:  # by far the usual case
-        return [value]
-    return [token.strip() for token in _joined(head, b"connection").lower().encode("latin-1").split(b",")]
+    return [token.strip() for token in _joined(head, names, b"connection").lower().encode("latin-1").split(b",")]
 
 
 def _ms(seconds: float) -> float:

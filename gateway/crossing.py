@@ -6,12 +6,13 @@ Runs in the keeper, off the relay's path. The rules of what may differ are writt
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from archive.record import BodyStream, Crossed, Fields, names_digest
+from archive.record import BodyStream, Crossed, names_digest
 from gateway.handed import Handed
 from gateway.redaction import redact_headers
 
@@ -36,7 +37,11 @@ _REWRITTEN: Final = {"request": HOP | {b"host"}, "response": HOP}
 
 _MOST: Final = 64
 """Kinds of additions remembered for one set of names: there are hardly two."""
-_FRAMING: Final = b"transfer-encoding:"
+_FRAMING: Final = b"\r\ntransfer-encoding:"
+_fields: Final = re.compile(rb"\r\n([^:\r]++):?[ \t]*+([^\r]*+)").findall
+"""Names and values of the lines from a place on: of a head's, or of a block's, each line with the CRLF before it."""
+SHORT: Final = 8 << 10
+"""Bytes of fields up to which what was found of their names is remembered."""
 _NOTHING: Final[list[str]] = []
 
 
@@ -56,7 +61,7 @@ class Direction:
     """
 
     __slots__ = (
-        "_differs_at", "_extra", "_fields", "_fork", "_handed", "_names", "_received", "_recorded", "_side", "_start", "_tokens",
+        "_block", "_differs_at", "_extra", "_fork", "_handed", "_names", "_received", "_recorded", "_side", "_start", "_tokens",
         "ended", "handed", "received", "retried", "stream",
     )  # fmt: skip
 
@@ -72,7 +77,7 @@ class Direction:
         self.stream: BodyStream | None = None
         """The body's, where its hashes are taken."""
         self._side = side
-        self._fields: Fields | None = None
+        self._block: bytes | None = None
         self._recorded: tuple[bytes, ...] | None = None
         self._start = b""
         self._tokens: tuple[bytes, ...] = ()
@@ -83,11 +88,11 @@ class Direction:
         self._fork: int | None = None
         self._extra: list[bytes] = []
 
-    def head(self, fields: Fields, recorded: Fields, start: bytes, connection: Sequence[bytes]) -> None:
-        """The head was received: its fields, the same as they are recorded, how the other side's start line has to begin, and the tokens
-        of its Connection fields."""
-        self._fields, self._start, self._tokens = fields, start, tuple(connection)
-        self._recorded = tuple([name for name, _ in recorded])
+    def head(self, block: bytes, recorded: tuple[bytes, ...], start: bytes, connection: Sequence[bytes]) -> None:
+        """The head was received: its field lines, each with the CRLF before it, their names as they are recorded, how the other side's
+        start line has to begin, and the tokens of its Connection fields."""
+        self._block, self._start, self._tokens = block, start, tuple(connection)
+        self._recorded = recorded
         if self.handed.head:
             self._look_at_names()
 
@@ -109,7 +114,7 @@ class Direction:
         body: list[bytes] = []
         for piece in pieces:
             body += handed.feed(piece)
-        if headless and self._fields is not None:
+        if headless and self._block is not None:
             self._look_at_names()
         if not any(body):
             return
@@ -134,7 +139,7 @@ class Direction:
 
     def let_go(self) -> None:
         """The head will not be asked for again: forget its values."""
-        self._fields = None
+        self._block = None
 
     def fork(self) -> tuple[int, list[bytes]] | None:
         """At a part's cut, where what was handed on is not (or not yet) what was received: from which byte of the body on, and what was
@@ -181,8 +186,8 @@ class Direction:
             yield f"body: {handed.beyond:,} bytes were forwarded after the message's end"
 
     def _look_at_names(self) -> None:
-        if self._fields is not None and self._recorded is not None and self.handed.head:
-            self._names = _compare_heads(self._side, self._fields, self._recorded, self.handed.head, self._start, self._tokens)
+        if self._block is not None and self._recorded is not None and self.handed.head:
+            self._names = _compare_heads(self._side, self._block, self._recorded, self.handed.head, self._start, self._tokens)
 
     def _compare(self) -> None:
         if not (self._received and self._handed):
@@ -203,34 +208,38 @@ class Direction:
         self._extra = self._handed.copy()
 
 
-def _compare_heads(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, start: bytes, tokens: tuple[bytes, ...]) -> _Names:
+def _compare_heads(side: str, block: bytes, recorded: tuple[bytes, ...], head: bytes, start: bytes, tokens: tuple[bytes, ...]) -> _Names:
     """The names of both, and what no rule explains."""
-    names = _as_ruled(side, fields, recorded, head, tokens)
+    names = _as_ruled(side, block, recorded, head, tokens) if len(block) <= SHORT else None
     if names is None:
-        names = _line_by_line(side, fields, recorded, head, tokens)
+        names = _line_by_line(side, block, recorded, head, tokens)
     if head.startswith(start):
         return names
     return names._replace(beyond=(*names.beyond, "start line: it was forwarded with another method or status"))
 
 
-def _as_ruled(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names | None:
-    """The usual case made short: what stays is there in order and unchanged, Host in its place, what is ours at the end."""
-    at = head.index(b"\r\n") + 2
-    framed = 0
-    stretches, usual = _plan(side, recorded, tokens)
-    for first, last, rewritten in stretches:
+def _as_ruled(side: str, block: bytes, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names | None:
+    """The usual case made short: what stays is there in order, byte for byte, Host in its place, what is ours at the end. None: it is not
+    so, or a name is a secret, which only who goes line by line can say."""
+    special, usual = _plan(side, recorded, tokens)
+    begin, at, framed = 0, head.index(b"\r\n"), 0
+    for line, rewritten in special:
+        end = block.find(line, begin)
+        if end < 0 or not head.startswith(block[begin:end], at):
+            return None
+        at += end - begin
+        begin = block.find(b"\r\n", end + 2)
+        if begin < 0:
+            begin = len(block)
         if rewritten:
             if head[at : at + len(rewritten)].lower() == rewritten:
-                at = head.index(b"\r\n", at) + 2
+                at = head.index(b"\r\n", at + 2)
                 framed += rewritten == _FRAMING
             elif rewritten != _FRAMING:
                 return None
-        else:
-            lines = b"\r\n".join([b": ".join(field) for field in fields[first:last]]) + b"\r\n"
-            if not head.startswith(lines, at):
-                return None
-            at += len(lines)
-    added = tuple([_name(line) for line in head[at:-4].split(b"\r\n")]) if at < len(head) - 2 else ()
+    if not head.startswith(block[begin:], at):
+        return None
+    added = tuple([name.lower() for name, _ in _fields(head, at + len(block) - begin)])
     names = usual.get((added, framed))
     if names is None:
         names = _usual(side, recorded, tokens, added, framed)
@@ -239,22 +248,20 @@ def _as_ruled(side: str, fields: Fields, recorded: tuple[bytes, ...], head: byte
     return names
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _plan(
     side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...]
-) -> tuple[list[tuple[int, int, bytes]], dict[tuple[tuple[bytes, ...], int], _Names]]:
-    """Where the fields stand that ought to stay: from, to, and how the line begins of one whose value is another on the other side. And
-    what was found of heads with these names, by what was added and how often Transfer-Encoding stayed."""
-    found: list[tuple[int, int, bytes]] = []
-    for at, name in enumerate(map(bytes.lower, names)):
+) -> tuple[list[tuple[bytes, bytes]], dict[tuple[tuple[bytes, ...], int], _Names]]:
+    """How the lines begin that do not just stay, in order, and, in lower case, how one whose value is another on the other side begins
+    there. And what was found of heads with these names, by what was added and how often Transfer-Encoding stayed."""
+    special: list[tuple[bytes, bytes]] = []
+    for given in names:
+        name, line = given.lower(), b"\r\n" + given + b":"
         if name == b"transfer-encoding" or (name == b"host" and side == "request"):
-            found.append((at, at + 1, name + b":"))
-        elif not _may_go(name, side, tokens):
-            if found and found[-1][1] == at and not found[-1][2]:
-                found[-1] = (found[-1][0], at + 1, b"")
-            else:
-                found.append((at, at + 1, b""))
-    return found, {}
+            special.append((line, line.lower()))
+        elif _may_go(name, side, tokens):
+            special.append((line, b""))
+    return special, {}
 
 
 def _usual(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...], added: tuple[bytes, ...], framed: int) -> _Names:
@@ -262,26 +269,21 @@ def _usual(side: str, names: tuple[bytes, ...], tokens: tuple[bytes, ...], added
     gone = [name for name in map(bytes.lower, names) if _may_go(name, side, tokens)]
     for _ in range(framed):
         gone.remove(b"transfer-encoding")
-    return _names(side, names, tuple(sorted(gone)), tuple(sorted(added)), tokens)
+    return _names(side, names, gone, added, tokens)
 
 
-def _line_by_line(side: str, fields: Fields, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names:
-    """Whatever the order. Lines that are the same on both sides are only counted."""
-    counted = Counter([b": ".join(field) for field in fields])
-    counted.subtract(head[:-4].split(b"\r\n")[1:])
-    lost = [_name(line) for line, number in counted.items() for _ in range(number)]
-    extra = [_name(line) for line, number in counted.items() for _ in range(-number)]
-    return _names(side, recorded, tuple(sorted(lost)), tuple(sorted(extra)), tokens)
+def _line_by_line(side: str, block: bytes, recorded: tuple[bytes, ...], head: bytes, tokens: tuple[bytes, ...]) -> _Names:
+    """Whatever the order and the white space before a value. Fields that are the same on both sides are only counted."""
+    counted = Counter(_fields(block, 0))
+    counted.subtract(_fields(head, head.index(b"\r\n")))
+    lost = [name.lower() for (name, _), number in counted.items() for _ in range(number)]
+    extra = [name.lower() for (name, _), number in counted.items() for _ in range(-number)]
+    return _names(side, recorded, lost, extra, tokens)
 
 
-def _name(line: bytes) -> bytes:
-    return line.partition(b":")[0].lower()
-
-
-@lru_cache(maxsize=4096)
-def _names(side: str, received: tuple[bytes, ...], lost: tuple[bytes, ...], extra: tuple[bytes, ...], tokens: tuple[bytes, ...]) -> _Names:
-    """`lost`, `extra`: names of the lines that only one of the two has. Clients of one kind send the same names each time."""
-    gone, new = Counter(map(_recorded, lost)), Counter(map(_recorded, extra))
+def _names(side: str, received: tuple[bytes, ...], lost: Iterable[bytes], extra: Iterable[bytes], tokens: tuple[bytes, ...]) -> _Names:
+    """`lost`, `extra`: names of the lines that only one of the two has."""
+    gone, new = Counter(map(_recorded, sorted(lost))), Counter(map(_recorded, sorted(extra)))
     changed = gone & new
     gone, new = gone - changed, new - changed
     names = Counter(name.lower() for name in received)
@@ -298,7 +300,6 @@ def _recorded(name: bytes) -> bytes:
     return redact_headers([(name, b"")], "")[0][0][0].lower()
 
 
-@lru_cache(maxsize=1024)
 def _digest(names: tuple[bytes, ...] | None) -> str | None:
     return None if names is None else names_digest(names)
 

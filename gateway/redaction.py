@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from archive.record import Fields, Redaction
 from gateway import rules
 
-__all__ = ["REDACTED", "RULES_HASH", "redact_headers", "redact_named", "redact_target", "redact_text", "redact_url"]
+__all__ = ["REDACTED", "RULES_HASH", "redact_headers", "redact_named", "redact_target", "redact_text", "redact_url", "suspects"]
 
 REDACTED: Final = "[redacted]"
 _REDACTED: Final = REDACTED.encode("ascii")
@@ -60,24 +60,42 @@ Found = Callable[[str, str], None]
 """Told of each removal: what (folded name or "value") and by which rule."""
 
 
-def redact_headers(headers: Fields, where: str) -> tuple[list[tuple[bytes, bytes]], list[Redaction]]:
-    """Copies of `headers` without credentials, names, order and duplicates kept; and what was removed, as `where`.`name`. Never raises."""
-    kept: list[tuple[bytes, bytes]] = []
+def redact_headers(headers: Fields, where: str, at: Sequence[int] | None = None) -> tuple[list[tuple[bytes, bytes]], list[Redaction]]:
+    """Copies of `headers` without credentials, names, order and duplicates kept; and what was removed, as `where`.`name`. Never raises.
+
+    `at` is what `suspects` said of their names, where that is known: only these are looked at.
+    """
+    kept = list(headers)
     removed: dict[tuple[str, str], int] = {}
-    known = _classified
-    for header in headers:
+    for index in range(len(kept)) if at is None else at:
+        header = kept[index]
         name, value = header
-        do = known.get(name)
+        do = _classified.get(name)
         if do is _Do.KEEP or header in _looked_at:
-            kept.append(header)
             continue
-        clean = _field(do, name, value, where, removed)
-        kept.append(clean)
+        kept[index] = clean = _field(do, name, value, where, removed)
         if do is _Do.LOOK and clean == header and _REDACTED not in value:  # what is found is replaced by that word
             _remember(header)
     if not removed:
         return kept, []
     return kept, [Redaction(place, rule, count) for (place, rule), count in removed.items()]
+
+
+def suspects(names: Sequence[bytes]) -> tuple[int, ...] | None:
+    """Which fields have to be looked at before they are kept, by their names alone. None: a name is itself a credential, or could not be
+    judged; nothing of these names may then be remembered. Never raises.
+    """
+    found: list[int] = []
+    for at, name in enumerate(names):
+        try:
+            do = _classified.get(name) or _classify(name)
+        except Exception:  # fails closed, whatever a rule does
+            do = _Do.FAILED
+        if do in (_Do.NAME, _Do.FAILED):
+            return None
+        if do is not _Do.KEEP:
+            found.append(at)
+    return tuple(found)
 
 
 def redact_target(target: bytes, where: str) -> tuple[bytes, list[Redaction]]:

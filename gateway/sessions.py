@@ -17,7 +17,7 @@ from archive.record import Client, Fields, Redaction, Scalar
 from gateway import control
 from gateway.redaction import REDACTED, redact_named, redact_text
 
-__all__ = ["INFERRED", "known", "without"]
+__all__ = ["INFERRED", "known", "tells", "without"]
 
 INFERRED: Final = "inferred"
 
@@ -59,20 +59,24 @@ _SEEN: Final = re.compile(r"[^\x00-\x20\x7f-\xa0\u2028\u2029](?:[^\x00-\x1f\x7f-
 _PLACES: Final = frozenset((*SESSIONS, *AGENTS, *USERS, b"traceparent"))
 
 
-def known(client: Client, names: Sequence[bytes], fields: Fields, route: str) -> tuple[Client, list[Redaction]]:
+def tells(names: Sequence[bytes]) -> bool:
+    """Whether fields with these names, in lower case, may say more of a client than which program it is. Most programs' do not."""
+    return any(name in _PLACES or name.endswith(SUFFIX) or name.startswith(control.PREFIX) for name in names)
+
+
+def known(client: Client, names: Sequence[bytes], fields: Fields, route: str, *, telling: bool = True) -> tuple[Client, list[Redaction]]:
     """`client` with what the request's head says of it, and what was removed from that. `fields` are redacted, `names` the same names in
     lower case. Never raises.
 
-    `client.session` may be the one that the path named; only our own header goes before it.
+    `client.session` may be the one that the path named; only our own header goes before it. `telling`: as `tells` has it.
     """
-    joined = b"\n".join(names)
-    ours = control.PREFIX in joined
-    if not ours and SUFFIX not in joined and _PLACES.isdisjoint(names) and client.session is None:  # most programs name nothing
+    if not telling and client.session is None:
         return Client(client.address, _inferred(client, names, fields, route), INFERRED), []
     told: dict[bytes, str] = {}
     for name, (_, value) in zip(names, fields, strict=True):
         if (name in _PLACES or name.endswith(SUFFIX)) and name not in told and (text := _usable(value)) is not None:
             told[name] = text
+    ours = any(name.startswith(control.PREFIX) for name in names)
     ask = control.read(fields) if ours else control.NOTHING
     session, source = _session(client, told, ask)
     if session is None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive.content import hashes, take
-from archive.record import Body, BodyStream
+from archive.record import Body, BodyStream, Crossed
 from gateway.crossing import Direction
 from gateway.handed import Handed
 
@@ -82,3 +82,41 @@ def test_what_is_no_http_is_said() -> None:
         handed.feed(written)
         handed.feed(b"\r\n")
         assert handed.mistake == mistake
+
+
+def compared(side: str, block: bytes, forwarded: bytes, *tokens: bytes) -> Crossed:
+    """What is found of a head whose field lines were `block` and of the one written to the other side."""
+    direction = Direction(side, b"GET" if side == "response" else None)
+    start = b"GET / HTTP/1.1" if side == "request" else b"HTTP/1.1 200 OK"
+    names = tuple(line.partition(b":")[0] for line in block.split(b"\r\n")[1:])
+    direction.head(block, names, start, tokens)
+    direction.wrote([start + forwarded + b"\r\n\r\n"])
+    direction.ended = True
+    return direction.crossed(complete=True)
+
+
+LONG = b"".join(b"\r\nx-field-%d: %b" % (number, b"v" * 100) for number in range(200))
+
+
+@given(st.sampled_from([b"", LONG]), st.sampled_from(["\r\nA: 1", "\r\na:  1", "\r\nA:1", "\r\nA: "]))
+def test_heads_are_compared_line_by_line_or_at_once_with_the_same_outcome(more: bytes, line: str) -> None:
+    a = line.encode()
+    block = b"\r\nHost: gateway" + a + b"\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nhost-like: Host: gateway" + a + more
+    good = b"\r\nHost: upstream" + a + b"\r\nhost-like: Host: gateway" + a + more
+    assert compared("request", block, good, b"close", b"x-hop").differences == []
+    assert compared("request", block, good, b"close", b"x-hop").differ == ("-connection", "-x-hop")
+    moved = good.replace(b"\r\nHost: upstream", b"") + b"\r\nHost: upstream"
+    assert compared("request", block, moved, b"close", b"x-hop").differences == []
+    for bad, word in (
+        (good.replace(a, b"", 1), "header a was lost"),
+        (good + b"\r\nVia: me", "header via was added"),
+        (good.replace(b"like: Host: gateway", b"like: Host: upstream"), "header host-like was forwarded changed"),
+        (good.replace(b"\r\nHost: upstream", b"\r\nHost: upstream\r\nx-new: 1"), "header x-new was added"),
+    ):
+        assert compared("request", block, bad, b"close", b"x-hop").differences == [f"request headers: {word}"], bad
+    assert compared("request", block, good).differences == ["request headers: header x-hop was lost"]
+
+
+def test_the_white_space_before_a_value_is_none_of_it() -> None:
+    found = compared("request", b"\r\nHost: g\r\nContent-Length:0", b"\r\nHost: u\r\nContent-Length: 0")
+    assert (found.differences, found.differ) == ([], ())
