@@ -571,7 +571,10 @@ class Exchange:
         self.relay.exchanges.discard(self)
         if self.capture is not None:
             self.capture.on_full = None  # no reference cycle: an exchange is freed when it is over, not when the collector comes round
-        self.client.exchange_over()
+        if self._status == 426:  # perhaps within `start`: the next one sent ahead would begin inside this one, hundreds deep
+            self.relay.loop.call_soon(self.client.exchange_over)
+        else:
+            self.client.exchange_over()
 
     def _pause(self, held: bool) -> None:
         self.client.hold(HELD, held)

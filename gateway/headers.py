@@ -89,7 +89,8 @@ def response_head(head: Head, id: bytes, *, chunked: bool, close: bool, warning:
 def interim_head(head: Head) -> bytes:
     """A 1xx response for the client (RFC 9110 section 15.2: a proxy forwards them)."""
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    lines += [name + b": " + value for (name, value), lower in zip(head.headers, head.names, strict=True) if lower not in HOP_BY_HOP]
+    dropped = HOP_BY_HOP | _named(head)
+    lines += [name + b": " + value for (name, value), lower in zip(head.headers, head.names, strict=True) if lower not in dropped]
     return b"\r\n".join([*lines, b"\r\n"])
 
 

@@ -31,8 +31,8 @@ from gateway.grammar import (
 
 __all__ = ["Data", "End", "Event", "Framing", "Head", "Limits", "ProtocolError", "Reader", "request_reader", "response_reader"]
 
-MAX_INTERIM: Final = 32
-"""Most 1xx responses taken at once: a server sends one or two."""
+MAX_INTERIM: Final = 1000
+"""Most 1xx responses before one final one. A server sends one or two, or a 102 every few seconds while it thinks."""
 
 MAX_SKIPPED: Final = 16
 """Most bytes of empty lines before a start line: who sends nothing else keeps a connection open without ever asking anything."""
@@ -59,7 +59,7 @@ class Limits:
 class Reader:
     """One direction of one connection. Not thread-safe; never blocks. `ProtocolError` is final: close the connection."""
 
-    __slots__ = ("_body", "_buffer", "_done", "_malformed", "_parse", "_scanned", "_skipped", "limits", "request_method")
+    __slots__ = ("_body", "_buffer", "_done", "_interim", "_malformed", "_parse", "_scanned", "_skipped", "limits", "request_method")
 
     def __init__(
         self, parse: Callable[[bytes, int, bytes], Head | None], malformed: Callable[[bytes], ProtocolError], limits: Limits
@@ -71,6 +71,7 @@ class Reader:
         self._buffer = b""
         self._scanned = 0
         self._skipped = 0
+        self._interim = 0
         self._body: Length | Chunked | UntilClose | None = None
         self._done = False
         self.request_method = b""
@@ -107,7 +108,7 @@ class Reader:
         self._done = False
         self._body = None
         data, self._buffer = self._buffer, b""
-        self._scanned = self._skipped = 0
+        self._scanned = self._skipped = self._interim = 0
         return self._receive_head(data) if data else []
 
     def detach(self) -> bytes:
@@ -142,7 +143,8 @@ class Reader:
             events.append(head)
             if head.status >= 200 or head.status == 101 or not head.status:
                 break
-            if len(events) > MAX_INTERIM:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
                 raise ProtocolError(502, "too many interim responses")
             data = data[end:]  # an interim response is no message of its own
             if not data:

@@ -53,6 +53,38 @@ async def test_interim_answers_of_every_kind_pass_in_order(split: bool) -> None:
     assert [kept.response.status for kept in await gateway.ended(2) if kept.response] == [200, 200]
 
 
+@pytest.mark.parametrize("pieces", [1, 200])
+async def test_how_many_interim_responses_pass_does_not_depend_on_packets(pieces: int) -> None:
+    """Acceptance B25."""
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+    async def hints(connection: Connection, _: Message) -> None:
+        for _ in range(pieces):
+            await connection.send(hint * (200 // pieces))
+            await asyncio.sleep(0)
+        await connection.send(OK)
+
+    async with Origin(hints) as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(ASK)
+        message = await final(client)
+        assert (message.status, message.body) == (200, b"ok")
+        assert client.received.count(hint) == 200
+        await client.close()
+
+
+async def test_what_an_interim_response_lists_in_connection_ends_here() -> None:
+    """Acceptance A5."""
+    hint = b"HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nx-hop: 1\r\nLink: </a>\r\n\r\n"
+    async with Origin(hint + OK) as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(ASK)
+        message = await final(client)
+        assert message.status == 200
+        assert client.received.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n")
+        await client.close()
+
+
 async def test_an_interim_answer_reaches_the_client_before_the_final_one_is_there() -> None:
     """Acceptance B25."""
 

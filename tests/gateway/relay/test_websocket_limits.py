@@ -200,6 +200,17 @@ async def test_a_route_without_websockets_answers_426(shape: str) -> None:
     assert posted.response_body == b"ok"
 
 
+async def test_hundreds_of_refused_handshakes_sent_ahead_are_all_answered() -> None:
+    """Each is answered within its own start, so the next must not begin inside it: at 123 of them Python's stack was at its end."""
+    async with Origin(OK) as origin, rig({"up": Route.parse("up", origin.url, websockets=False)}, record=False) as gateway:
+        client = await gateway.client()
+        await client.send((ASK + b"\r\n") * 300 + b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(300):
+            assert (await final(client)).status == 426
+        assert (await final(client)).body == b"ok"
+        await client.close()
+
+
 @pytest.mark.parametrize("where", ["between frames", "between fragments", "in a frame", "in a frame's header", "after the close frame"])
 async def test_a_stop_says_goodbye_where_a_frame_may_be_sent(where: str) -> None:
     """Acceptance E69: 1012 where it breaks nothing, else an end without a close frame (1006); never a clean 1000."""
