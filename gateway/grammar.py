@@ -7,7 +7,7 @@ something to this hop; all others are taken apart only where somebody asks. What
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, Literal, TypeAlias
 
 from gateway.control import PREFIX
@@ -144,9 +144,9 @@ class Head:
         noted = {field.start() for field in self.noted}
         return [field for field in _EACH(self.fields.lower()) if field.start() in noted or field[1] in names]
 
-    def replace(self, name: bytes, value: bytes) -> None:
-        """Put `value` in place of the values of all fields of this name."""
-        lines = [(given, value if given.lower() == name else was) for given, was in self.headers]
+    def rewrite(self, change: Callable[[bytes, bytes], bytes]) -> None:
+        """Put `change(name, value)` in place of each field's value, the name in lower case."""
+        lines = [(name, change(name.lower(), value)) for name, value in self.headers]
         self.fields = b"".join([b"\r\n%b: %b" % line for line in lines])
         self.noted = list(_NOTED(self.fields.lower()))
         self._headers = self._names = None

@@ -60,6 +60,7 @@ class Guard:
         if self._token is None:
             return None
         if any(hmac.compare_digest(token, self._token) for token in given) or head.target.partition(b"?")[0] == OPEN_PAGE:
+            _hide(head, self._token)
             return None
         return GatewayError(
             401,
@@ -114,5 +115,13 @@ def _take_token(head: Head) -> list[bytes]:
     given = [] if token is None else [token]
     if head.reserved and TOKEN_HEADER in head.names:
         given += [value.strip() for (_, value), name in zip(head.headers, head.names, strict=True) if name == TOKEN_HEADER]
-        head.replace(TOKEN_HEADER, _HIDDEN)
+        head.rewrite(lambda name, value: _HIDDEN if name == TOKEN_HEADER else value)
     return given
+
+
+def _hide(head: Head, token: bytes) -> None:
+    """Take the token out of wherever else it stands: a page of an upstream's that was asked for with it before the path names that path
+    in the Referer of whatever it loads."""
+    head.target = head.target.replace(token, _HIDDEN)
+    if token in head.fields:
+        head.rewrite(lambda _, value: value.replace(token, _HIDDEN))

@@ -160,6 +160,16 @@ def test_elsewhere_a_token_counts_for_nothing(target: bytes) -> None:
     assert refused(Guard(TOKEN), head(target=target.replace(b"TOKEN", RAW))) == "token_missing"
 
 
+def test_wherever_else_the_token_stands_it_goes_no_further() -> None:
+    """Acceptance H105: the page of an upstream's that was opened through `/~~TOKEN/` names that path in the Referer of what it loads."""
+    page = (b"Referer", b"http://127.0.0.1:8787/~~" + RAW + b"/vllm/docs")
+    asked = head(page, (b"X-Dup", b"1"), (b"x-dup", b"2"), target=b"/~~" + RAW + b"/vllm/openapi.json?from=" + RAW)
+    assert refused(Guard(TOKEN), asked) is None
+    assert asked.target == b"/vllm/openapi.json?from=[redacted]"
+    assert RAW not in asked.fields
+    assert asked.headers[1:] == [(b"Referer", b"http://127.0.0.1:8787/~~[redacted]/vllm/docs"), (b"X-Dup", b"1"), (b"x-dup", b"2")]
+
+
 def test_only_the_health_page_needs_no_token() -> None:
     guard = Guard(TOKEN)
     assert refused(guard, head(target=b"/_verbatim/health?x")) is None
