@@ -48,14 +48,15 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # A flat object of JSON (RFC 8259) is a regular language. Narrower than the RFC where readers differ: no halves of surrogate pairs, no
 # integers beyond 15 digits (a double holds them exactly), no exponents that overflow one. Every alternative begins with another
-# character and every repetition is possessive, so it is read in one pass.
+# character and every run of characters is possessive, so it is read in one pass. (A possessive group would say so more plainly, but
+# before Python 3.11.5 one may match what it should not: CPython issue 106052.)
 _STRING: Final = (
-    r'"(?:[^"\\\x00-\x1f]'
-    r'|\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD](?:[0-7][0-9a-fA-F]{2}|[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))))*+"'
+    r'"(?:[^"\\\x00-\x1f]++'
+    r'|\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD](?:[0-7][0-9a-fA-F]{2}|[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))))*"'
 )
-_NUMBER: Final = r"-?(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,15}+)?+(?:[eE][+-]?[0-9]{1,2}+)?+"
+_NUMBER: Final = r"-?(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,15}+)?(?:[eE][+-]?[0-9]{1,2}+)?"
 _MEMBER: Final = rf"{_STRING}[ \t]*+:[ \t]*+(?:{_STRING}|{_NUMBER}|true|false|null)[ \t]*+"
-_OBJECT: Final = re.compile(rf"\{{[ \t]*+(?:{_MEMBER}(?:,[ \t]*+{_MEMBER})*+)?+\}}\Z")
+_OBJECT: Final = re.compile(rf"\{{[ \t]*+(?:{_MEMBER}(?:,[ \t]*+{_MEMBER})*)?\}}\Z")
 _MEMBERS: Final = re.compile(_MEMBER)
 
 _EXPECTED: Final[dict[bytes, str]] = {
