@@ -63,6 +63,7 @@ def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
 
 @pytest.mark.parametrize("name", ["control", "framing", "grammar", "wire"])
 def test_no_pattern_that_decides_what_crosses_has_a_possessive_group(name: str) -> None:
-    """CPython issue 106052: before 3.11.5 such a group may match what it should not, or miss what it should match. Runs of one set may be."""
+    """CPython issue 106052: before 3.11.5 such a group may match what it should not, or miss what it should. Runs of one set may be."""
     source = (ROOT / "gateway" / f"{name}.py").read_text("utf-8")
-    assert not re.findall(r"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+", source)
+    without_sets = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "", source)
+    assert not re.findall(r"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+", without_sets)
