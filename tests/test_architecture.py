@@ -65,5 +65,5 @@ def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
 def test_no_pattern_that_decides_what_crosses_has_a_possessive_group(name: str) -> None:
     """CPython issue 106052: before 3.11.5 such a group may match what it should not, or miss what it should. Runs of one set may be."""
     source = (ROOT / "gateway" / f"{name}.py").read_text("utf-8")
-    without_sets = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "", source)
+    without_sets = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "x", source)
     assert not re.findall(r"(?<!\\)\)(?:[*+?]|\{[0-9,]+\})\+", without_sets)
