@@ -197,7 +197,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self.exchange = None
         self._since = perf_counter()
-        self.hold(self._holds, False)
+        if self._holds:
+            self.hold(self._holds, False)
         if self._lingering:
             self._finish_writing()
             return
@@ -274,9 +275,7 @@ class ClientConnection(asyncio.Protocol):
                 out.append(exchange.start())
         if exchange is None or exchange.over:
             return
-        if out:
-            exchange.send(out)
-        exchange.sent(events, perf_counter())
+        exchange.send(out, events)
 
     def _admit(self, head: Head, events: list[Event]) -> Target | None:
         """Where a request goes that is not simply to be relayed; None where it has been dealt with: refused, or a page of our own."""

@@ -174,29 +174,28 @@ class Exchange:
             why = f"the upstream did not answer the websocket's handshake within {self.relay.handshake_timeout:g} s"
             self._answer(GatewayError(504, "upstream_timeout", why), EndReason.TIMEOUT)
 
-    def send(self, pieces: list[bytes]) -> None:
-        """Bytes of the request for the upstream, now or as soon as there is a connection."""
+    def send(self, pieces: list[bytes], events: list[Event]) -> None:
+        """Bytes of the request, of which `events` say what they are: to the upstream, now or as soon as it is there; then told."""
         upstream = self.upstream
         if upstream is None:
             self._waiting += pieces
             if len(self._waiting) > 1 and sum(map(len, self._waiting)) > DIAL_BUFFER:
                 self.client.hold(SLOW, True)
-            return
-        upstream.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self.capture is not None:
-            self._handed("upstream", pieces)
-
-    def sent(self, events: list[Event], now: float) -> None:
-        """What went out: note it, and tell the capture."""
+        elif pieces:
+            upstream.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if self.capture is not None:
+                self._handed("upstream", pieces)
+        now = perf_counter()
         for event in events:
             if type(event) is Data:
                 self._sent = True
             elif type(event) is End:
                 self.request_done = True
                 self.heard = now  # from here on the upstream's silence counts
-        capture = self.capture
-        if capture is None:
-            return
+        if self.capture is not None:
+            self._record_request(self.capture, events, now)
+
+    def _record_request(self, capture: Told, events: list[Event], now: float) -> None:
         try:
             for event in events:
                 if type(event) is Data:
@@ -288,6 +287,9 @@ class Exchange:
         coding = self._coding
         for event in events:
             if type(event) is Data:
+                if payload := event.payload:
+                    self.response_bytes += len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
+                    self._tail = payload[-1] if len(payload[-1]) >= TAIL else b"".join([self._tail[-TAIL:], *payload])
                 if coding is Coding.AS_IT_CAME:
                     out.append(event.raw)
                 elif coding is Coding.PAYLOAD:
@@ -311,9 +313,11 @@ class Exchange:
                     out.append(b"0\r\n\r\n")
         if out:
             self.client.transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if self.capture is not None:
+        self.heard = now = perf_counter()
+        if self.capture is not None:
+            if out:
                 self._handed("client", out)
-        self._record(events)
+            self._record_response(events, now)
         if self.tunnel:
             self._open_tunnel()
         elif ended:
@@ -348,13 +352,7 @@ class Exchange:
         close = client.closing and not old
         out.append(headers.response_head(head, self.id.encode(), chunked=chunked, close=close, warning=self._warning))
 
-    def _record(self, events: list[Event]) -> None:
-        self.heard = now = perf_counter()
-        for event in events:
-            if type(event) is Data and event.payload:
-                payload = event.payload
-                self.response_bytes += sum(map(len, payload))
-                self._tail = payload[-1] if len(payload[-1]) >= TAIL else b"".join([self._tail[-TAIL:], *payload])
+    def _record_response(self, events: list[Event], now: float) -> None:
         capture = self.capture
         if capture is None:
             return

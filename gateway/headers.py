@@ -30,6 +30,9 @@ HOP_BY_HOP: Final = frozenset(
 _CHUNKED: Final = b"\r\nTransfer-Encoding: chunked"
 """A field, as all of them here, with the CRLF before it."""
 
+_NO_NAMES: Final = frozenset((b"keep-alive", b"close"))
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
 
 def request_head(head: Head, target: bytes, authority: bytes) -> bytes:
     """The request head for the upstream. Nothing is added: no Via, no User-Agent, no Connection."""
@@ -118,6 +121,7 @@ def upgrade_head(head: Head, start: bytes, authority: bytes | None = None, id: b
 
 def _named(head: Head) -> frozenset[bytes]:
     """Names that Connection lists and that are dropped with it (RFC 9110 section 7.6.1); framing and Host cannot be dropped so."""
-    if not head.connection or head.connection == [b"keep-alive"] or head.connection == [b"close"]:
-        return frozenset()
-    return frozenset(head.connection) - {b"content-length", b"host"}
+    tokens = head.connection
+    if not tokens or (len(tokens) == 1 and tokens[0] in _NO_NAMES):
+        return _NOTHING
+    return frozenset(tokens) - {b"content-length", b"host"}

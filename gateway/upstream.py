@@ -98,9 +98,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Fit for another request: open, all that was written is sent, and nothing came after the last answer."""
+        """Fit for another request: the last answer is over, all that was written is sent, the connection is open."""
         transport = self.transport
-        return not (self._eof or transport.is_closing() or self.reader.waiting or transport.get_write_buffer_size())
+        return self.reader.ended and not (self._eof or transport.is_closing() or self.reader.waiting or transport.get_write_buffer_size())
 
     def promised(self, head: Head, most: float) -> None:
         """The upstream's first answer may say for how long it keeps the connection (Keep-Alive: timeout=N, RFC 2068 section 19.7.1.1):
@@ -234,7 +234,7 @@ class Pool:
             connection = idle.pop()
             if (
                 connection.route is route
-                and connection.usable
+                and not (connection._eof or connection.transport.is_closing())  # who speaks while idle is closed at once
                 and (
                     (unused := now - connection.idle_since) < FRESH
                     or (unused < connection.keep_for and not _readable(connection.transport))
@@ -250,8 +250,9 @@ class Pool:
         connection.user = None
         if connection._resumable:
             connection.keep_session()
-        if connection.reader.ended and connection.usable and connection.keep_for and now - connection.made < OLD:
-            connection.release()
+        if connection.usable and connection.keep_for and now - connection.made < OLD:
+            if connection._holds:
+                connection.release()
             connection.reader.next()
             connection.idle_since = now
             self._idle.setdefault(connection.route.name, []).append(connection)

@@ -130,10 +130,11 @@ class Reader:
         limits = self.limits
         while True:
             head = None
-            if not self._scanned and data[:1] in b"\r\n":
-                data = self._skip_empty_lines(data)
             if not self._scanned or self._blank_line(data):  # nearly all heads come whole
                 head = self._parse(data, limits.header_fields, self.request_method)
+                if head is None and data[:1] in b"\r\n" and not self._scanned:
+                    data = self._skip_empty_lines(data)
+                    head = self._parse(data, limits.header_fields, self.request_method)
             if head is None or head.size > limits.header_bytes:
                 self._wait_for_head(data)
                 return events
@@ -159,8 +160,13 @@ class Reader:
             events.append(END)
             return events
         if framing == "length":
-            if head.length > self.limits.body_bytes:
-                raise ProtocolError(413, f"the body is longer than {self.limits.body_bytes} bytes")
+            if head.length > limits.body_bytes:
+                raise ProtocolError(413, f"the body is longer than {limits.body_bytes} bytes")
+            if len(data) - end == head.length:  # all of it is here, and nothing else: a short message's usual case
+                self._done = True
+                body = data[end:]
+                events += Data(body, [body]), END
+                return events
             self._body = Length(head.length)
         elif framing == "chunked":
             self._body = Chunked(self.limits.body_bytes, self.limits.header_bytes)

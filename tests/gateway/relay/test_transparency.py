@@ -113,7 +113,7 @@ BUGS: dict[str, Bug] = {
 def spoil_request(monkeypatch: pytest.MonkeyPatch, bug: Bug) -> None:
     """The relay hands on something else than the body it received; its head stays as it is."""
     real = Exchange.send
-    monkeypatch.setattr(Exchange, "send", lambda self, pieces: real(self, [*pieces[:1], *map(bug, pieces[1:])]))
+    monkeypatch.setattr(Exchange, "send", lambda self, pieces, events: real(self, [*pieces[:1], *map(bug, pieces[1:])], events))
 
 
 def spoil_response(monkeypatch: pytest.MonkeyPatch, bug: Bug) -> None:
