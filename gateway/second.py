@@ -191,7 +191,7 @@ class Line(asyncio.Transport):
         if left:
             raise ConnectionError("the body is shorter than its Content-Length")
         await self._reading.wait()
-        if not any(kept.is_idle() for kept in self._pool.connections):
+        if not any(kept.is_idle() and _is_clean(kept) for kept in self._pool.connections):
             response.keep_alive = False
             self.abort()
         # Only now its end: the connection may carry the next exchange as soon as this one has heard it
@@ -304,6 +304,15 @@ def _pool(route: Route) -> httpcore.AsyncConnectionPool:
         http1=True,
         http2=route.http2,
     )
+
+
+def _is_clean(connection: Any) -> bool:
+    """Whether nothing came over it beyond the last answer. httpcore keeps such bytes, and would read the next answer from them; it has no
+    public word for it, so a connection that is not as version 1.0 makes them is not trusted either."""
+    while (inner := getattr(connection, "_connection", None)) is not None:  # a proxy's has one within
+        connection = inner
+    spoken = getattr(connection, "_h11_state", None)
+    return hasattr(connection, "_h2_state") if spoken is None else not spoken.trailing_data[0]  # HTTP/2 has frames with numbers
 
 
 def _proxy(url: str) -> httpcore.Proxy:

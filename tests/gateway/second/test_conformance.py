@@ -266,6 +266,23 @@ async def test_both_paths_keep_exchanges_apart(path: str) -> None:
     assert {kept.request_body for kept in gateway.recording.exchanges} == {b"%d" % number * 20 for number in range(120)}
 
 
+@every_path
+async def test_both_paths_trust_no_connection_on_which_more_came_than_the_answer(path: str) -> None:
+    """Acceptance C37."""
+    poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+
+    async def too_much(connection: Connection, _: Message) -> None:
+        await connection.send(OK + poison)
+        await connection.wait_ended()
+
+    async with Origin(too_much, OK) as origin, through(path, origin) as gateway:
+        client = await gateway.client()
+        for _ in range(2):  # at once, before an idle connection's time is over
+            await client.send(b"GET /up/ HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await final(client)).body == b"ok"
+        await client.close()
+
+
 # Ends
 
 
