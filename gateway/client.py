@@ -298,6 +298,7 @@ class ClientConnection(asyncio.Protocol):
     def _turn_away(self, head: Head, events: list[Event], failure: GatewayError, target: Target | None) -> None:
         """Answer at once, with no record, no upstream and no look at the body's rest."""
         fields, body = answer(failure, "openai" if target is None else target.route.shape, "")
+        self._since = perf_counter()
         if head.keep_alive and not self.closing and type(events[-1]) is End and self.reader.waiting <= AHEAD_LIMIT:
             self._relay.loop.call_soon(self._next)  # not now: what was sent ahead may be turned away, too, a thousand deep
         else:
