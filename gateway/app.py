@@ -12,7 +12,7 @@ from starlette.routing import Route as Page
 
 from gateway import health
 from gateway.capture import Recording
-from gateway.errors import GatewayError, answer
+from gateway.errors import answer, no_route
 from gateway.guard import Guard
 from gateway.keeper import Keeper
 from gateway.logs import AccessLog
@@ -68,9 +68,7 @@ def create_app(
         return JSONResponse(await tell() if tell is not None else health.report(relay, keeper))
 
     async def unknown(request: Request, error: Exception) -> Response:
-        known = ", ".join(f"/{name}" for name in relay.routes.routes)
-        why = f"no route for this path; there are: {known}. The setting default_route names one for all other paths, such as a bare /v1/..."
-        fields, body = answer(GatewayError(404, "no_route", why), "openai", "")
+        fields, body = answer(no_route(relay.routes.routes), "openai", "")
         return Response(body, 404, {name.decode(): value.decode() for name, value in fields if name != b"x-verbatim-id"})
 
     return Starlette(

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from archive.record import Client, id_text, new_id
 from gateway import peer
-from gateway.errors import GatewayError, answer, answer_head
+from gateway.errors import GatewayError, answer, answer_head, no_route
 from gateway.exchange import AHEAD, Exchange
 from gateway.guard import without_token
 from gateway.routes import Target
@@ -284,6 +284,8 @@ class ClientConnection(asyncio.Protocol):
         target = relay.routes.resolve(head.target, page=head.method in (b"GET", b"HEAD"))
         if failure is not None:
             relay.refused(failure)
+        elif target is None and type(events[-1]) is not End and head.method not in (b"GET", b"HEAD"):
+            failure = no_route(relay.routes.routes)  # the app's would be lost: it closes with the upload unread
         elif target is None:
             self._own_page(head, events)
             return None

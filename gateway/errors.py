@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final, Literal
 
-__all__ = ["GatewayError", "Shape", "answer", "answer_head", "reason_phrase"]
+__all__ = ["GatewayError", "Shape", "answer", "answer_head", "no_route", "reason_phrase"]
 
 Shape = Literal["openai", "anthropic", "gemini"]
 
@@ -44,6 +45,13 @@ class GatewayError(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+def no_route(names: Iterable[str]) -> GatewayError:
+    """For a path that begins with none of the routes' `names`."""
+    known = ", ".join(f"/{name}" for name in names)
+    why = f"no route for this path; there are: {known}. The setting default_route names one for all other paths, such as a bare /v1/..."
+    return GatewayError(404, "no_route", why)
 
 
 def answer(failure: GatewayError, shape: Shape, id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

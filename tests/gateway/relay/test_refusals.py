@@ -329,6 +329,21 @@ async def test_an_unread_upload_never_becomes_the_next_request() -> None:
         assert b"smuggled" not in origin.connections[0].received
 
 
+async def test_an_upload_to_no_route_is_told_so_too() -> None:
+    """Acceptance B28: the answer is not lost with what nobody reads."""
+    async with Origin() as origin, rig(origin) as gateway:
+        client = await gateway.client()
+        await client.send(b"POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n")
+        for _ in range(20):
+            await client.send(b"x" * 1_000_000)
+        message = await final(client, b"POST")
+        assert message.status == 404
+        assert message.values(b"x-verbatim-error") == [b"no_route"]
+        assert message.values(b"connection") == [b"close"]
+        assert b"/up" in message.body
+        await client.close()
+
+
 async def test_a_path_that_is_no_route_is_told_which_there_are() -> None:
     async with Origin() as origin, rig({"openai": origin.url, "mine": origin.url}) as gateway:
         for line in (b"GET /nothing/here", b"POST /", b"PROPFIND /x", b"OPTIONS *", b"GET /OpenAI/v1", b"POST /v1/messages"):
