@@ -31,8 +31,9 @@ from gateway.grammar import (
 
 __all__ = ["Data", "End", "Event", "Framing", "Head", "Limits", "ProtocolError", "Reader", "request_reader", "response_reader"]
 
-MAX_INTERIM: Final = 1000
-"""Most 1xx responses before one final one. A server sends one or two, or a 102 every few seconds while it thinks."""
+INTERIM: Final = 256
+"""Bytes with which each 1xx response is counted beside its own: all before one final response may take as much as one head may. A server
+sends one or two, or a 102 every few seconds while it thinks; of an upstream's 900 pass."""
 
 MAX_SKIPPED: Final = 16
 """Most bytes of empty lines before a start line: who sends nothing else keeps a connection open without ever asking anything."""
@@ -144,8 +145,8 @@ class Reader:
             events.append(head)
             if head.status >= 200 or head.status == 101 or not head.status:
                 break
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
+            self._interim += end + INTERIM
+            if self._interim > limits.header_bytes:
                 raise ProtocolError(502, "too many interim responses")
             data = data[end:]  # an interim response is no message of its own
             if not data:

@@ -73,6 +73,15 @@ async def test_how_many_interim_responses_pass_does_not_depend_on_packets(pieces
         await client.close()
 
 
+async def test_large_interim_responses_are_cut_before_they_fill_memory() -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"a" * 60_000 + b">\r\n\r\n"
+    async with Origin(hint * 50 + OK) as origin, rig(origin) as gateway:
+        message, client = await gateway.ask(ASK)
+        assert message.status == 502
+        assert client.received.count(b"103 Early Hints") <= 4
+        await client.close()
+
+
 async def test_what_an_interim_response_lists_in_connection_ends_here() -> None:
     """Acceptance A5."""
     hint = b"HTTP/1.1 103 Early Hints\r\nConnection: X-Hop\r\nx-hop: 1\r\nLink: </a>\r\n\r\n"
