@@ -2,7 +2,8 @@
 
 Compressing is half of what a record costs. A writer that cannot keep up holds clients back and, in the end, drops records; gzip knows
 "stored" blocks, which every reader reads, and packing an hour makes up for them later. So what waits behind a full batch is stored
-as it is, unless it is the disk that cannot keep up: then fewer bytes are what helps.
+as it is, and so is everything while the one who feeds the writer lacks processor time (`Writer.hurry`): unless it is the disk that cannot
+keep up, then fewer bytes are what helps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 __all__ = ["Effort"]
 
 BEHIND_RECORDS: Final = 128
-"""Records that wait behind the batch at hand: half of another batch, so the writer is never without work."""
+"""Records that wait behind the batch at hand: two more batches, so the writer is never without work."""
 BEHIND_BYTES: Final = 4 << 20
 """The same in bytes by weight: a batch of large ones."""
 DISK_SHARE: Final = 0.4
@@ -31,9 +32,10 @@ class Effort:
         self._adaptive = adaptive
         self._disk = 0.0
 
-    def stores(self, waiting: int, waiting_bytes: int) -> bool:
-        """Whether to store the batch at hand uncompressed, when so many records and bytes wait behind it."""
-        return self._adaptive and (waiting >= BEHIND_RECORDS or waiting_bytes >= BEHIND_BYTES) and self._disk < DISK_SHARE
+    def stores(self, waiting: int, waiting_bytes: int, *, hurried: bool = False) -> bool:
+        """Whether to store the batch at hand uncompressed, when so many records and bytes wait behind it, or somebody is in a hurry."""
+        behind = hurried or waiting >= BEHIND_RECORDS or waiting_bytes >= BEHIND_BYTES
+        return self._adaptive and behind and self._disk < DISK_SHARE
 
     def spent(self, seconds: float, disk: float) -> None:
         """A trip took so long, `disk` seconds of it writing and syncing."""

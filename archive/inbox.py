@@ -34,6 +34,7 @@ class Inbox:
     __slots__ = (
         "_asleep",
         "_bell",
+        "_caught_up",
         "_closed",
         "_done",
         "_done_bytes",
@@ -41,6 +42,7 @@ class Inbox:
         "_dropped_bytes",
         "_full_since",
         "_gate",
+        "_in_hand",
         "_ledger",
         "_max_bytes",
         "_max_records",
@@ -50,6 +52,7 @@ class Inbox:
         "_stirred",
         "_taken",
         "_taken_bytes",
+        "_wanted",
     )
 
     def __init__(self, *, max_records: int, max_bytes: int) -> None:
@@ -58,7 +61,10 @@ class Inbox:
         self._records: deque[Record] = deque()
         self._gate = threading.Lock()
         self._bell = threading.Event()
+        self._caught_up = threading.Event()
+        self._in_hand = 0
         self._asleep = False
+        self._wanted = 1
         self._stirred = False
         self._closed = False
         self._refusing = ""
@@ -94,7 +100,7 @@ class Inbox:
                 self._dropped_bytes += weight
             else:
                 self._lose(record, self._refusing or "the queue is full")
-        if self._asleep:
+        if self._asleep and len(self._records) >= self._wanted:
             self._asleep = False
             self._progress = time.monotonic()  # it was idle, not stuck
             self._bell.set()
@@ -113,6 +119,19 @@ class Inbox:
         if self._asleep:
             self._bell.set()
 
+    def stay_close(self, records: int, seconds: float) -> bool:
+        """Wait, so many seconds at most, until at most so many records are ahead of the consumer. False: they are more, and it has come
+        no further meanwhile. For one producer at a time.
+        """
+        before = self.ahead
+        deadline = time.monotonic() + seconds
+        while self.ahead > records:
+            self._caught_up.clear()
+            # In this order: what the consumer did before is seen here, what it does after ends the wait.
+            if self.ahead > records and not self._caught_up.wait(max(0.0, deadline - time.monotonic())):
+                return self.ahead < before
+        return True
+
     def close(self) -> None:
         """From now on records are dropped and counted; the consumer is woken."""
         with self._gate:
@@ -129,7 +148,13 @@ class Inbox:
             record = self._records.popleft()
             batch.append(record)
             weight += record.weight
+        self._in_hand = len(batch)
         return batch
+
+    def worked(self) -> None:
+        """The consumer has done with what it took whatever it could for now."""
+        self._in_hand = 0
+        self._caught_up.set()
 
     def alive(self) -> None:
         """Say that work goes on, so producers may wait for room."""
@@ -158,9 +183,19 @@ class Inbox:
             ledger, self._ledger = self._ledger, Ledger()
         return ledger.gap()
 
+    def gather(self, records: int, seconds: float) -> None:
+        """Until there are so many records, the inbox is closed, or the time is over."""
+        self._bell.clear()
+        self._wanted = records
+        self._asleep = True
+        if len(self._records) < records and not self._closed:
+            self._bell.wait(seconds)
+        self._asleep = False
+
     def wait(self, seconds: float | None) -> None:
         """Until there is a record, the inbox is closed, something is lost, somebody stirs, or the time is over (None: it is never over)."""
         self._bell.clear()
+        self._wanted = 1
         self._asleep = True
         # In this order: a put that came before `_asleep` is seen here, one that comes after rings the bell.
         if not (self._records or self._ledger or self._closed or self._stirred):
@@ -172,6 +207,11 @@ class Inbox:
     def __len__(self) -> int:
         """Records that wait to be taken by the consumer."""
         return len(self._records)
+
+    @property
+    def ahead(self) -> int:
+        """Records that wait for the consumer or are being worked on."""
+        return len(self._records) + self._in_hand
 
     @property
     def losing(self) -> bool:

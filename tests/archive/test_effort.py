@@ -19,6 +19,15 @@ def test_behind_in_records_or_in_bytes_is_behind(waiting: int, size: int) -> Non
     assert not Effort(adaptive=False).stores(waiting, size)
 
 
+def test_who_is_in_a_hurry_does_not_compress_unless_the_disk_is_slow() -> None:
+    effort = Effort(adaptive=True)
+    assert effort.stores(0, 0, hurried=True)
+    assert not Effort(adaptive=False).stores(0, 0, hurried=True)
+    for _ in range(20):
+        effort.spent(0.1, 0.09)
+    assert not effort.stores(0, 0, hurried=True)
+
+
 def test_where_the_disk_is_what_lags_fewer_bytes_are_written() -> None:
     effort = Effort(adaptive=True)
     for _ in range(20):

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from rig_archive import record
+from rig_archive import record, until
 
 from archive import inbox as module
 from archive.inbox import Inbox
@@ -199,3 +199,56 @@ def test_a_small_record_that_finds_a_gap_makes_nobody_wait_anew(monkeypatch: pyt
     clock[0] += module._PROGRESS + 0.01
     assert inbox.put(record(weight=200), may_wait=True)
     assert inbox.dropped == (4, 800)
+
+
+def test_a_producer_that_stays_close_waits_until_what_was_taken_is_worked_on() -> None:
+    inbox = Inbox(max_records=100, max_bytes=1000)
+    assert inbox.stay_close(0, 0)
+    for _ in range(3):
+        inbox.put(record(weight=1))
+    assert inbox.stay_close(3, 60)
+    assert not inbox.stay_close(2, 0.001)
+    assert len(inbox.take(2, 1000)) == 2
+    assert (len(inbox), inbox.ahead) == (1, 3)
+    waited: list[bool] = []
+    producer = threading.Thread(target=lambda: waited.append(inbox.stay_close(2, 60)))
+    producer.start()
+    inbox.worked()
+    producer.join(30)
+    assert (waited, inbox.ahead) == ([True], 1)
+
+
+def test_one_that_waits_in_vain_hears_whether_there_was_headway() -> None:
+    inbox = Inbox(max_records=100, max_bytes=1000)
+    for _ in range(5):
+        inbox.put(record(weight=1))
+    inbox.take(2, 1000)
+    inbox._caught_up.set()
+    waited: list[bool] = []
+    producer = threading.Thread(target=lambda: waited.append(inbox.stay_close(0, 0.5)))
+    producer.start()
+    until(lambda: not inbox._caught_up.is_set())
+    inbox.worked()
+    producer.join(30)
+    assert (waited, inbox.ahead) == ([True], 3)
+
+
+@pytest.mark.parametrize("end", ["records", "closed"])
+def test_gathering_ends_with_a_batch_or_with_the_inbox(end: str) -> None:
+    inbox = Inbox(max_records=100, max_bytes=1000)
+    inbox.put(record(weight=1))
+    inbox.lose(b"x", 1, "for a reason")  # no reason to hurry
+    gathered: list[int] = []
+
+    def gather() -> None:
+        inbox.gather(3, 60)
+        gathered.append(len(inbox))
+
+    consumer = threading.Thread(target=gather)
+    consumer.start()
+    until(lambda: inbox._asleep)
+    inbox.put(record(weight=1))
+    assert not gathered
+    inbox.close() if end == "closed" else inbox.put(record(weight=1))
+    consumer.join(30)
+    assert gathered == [2 if end == "closed" else 3]

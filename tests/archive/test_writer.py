@@ -319,6 +319,26 @@ def test_the_log_may_be_anyones(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert {each.name for each in caplog.records} == {"mine"}
 
 
+def block_types(path: Path) -> list[int]:
+    """Of each exchange's member the type of its first block: 0 is a stored one (RFC 1951 section 3.2.3)."""
+    with path.open("rb") as file:
+        found = [each for each in scan(file) if isinstance(each, Found)]
+    data = path.read_bytes()
+    return [data[each.offset + HEADER_LENGTH] >> 1 & 3 for each in found[1:-1]]
+
+
+def test_a_writer_that_is_told_to_hurry_stores(tmp_path: Path) -> None:
+    with writing(tmp_path) as writer:
+        for hurried in (True, False):
+            writer.hurry(hurried)
+            assert writer.put(record(2000))
+            settled(writer)
+    (path,) = segments(tmp_path)
+    stored, packed = block_types(path)
+    assert stored == 0
+    assert packed != 0
+
+
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_writer_that_falls_behind_stores_instead_of_compressing(tmp_path: Path, adaptive: bool) -> None:
     """All of it waits when the writer begins: it stores until less than a batch is left, and compresses again."""
@@ -328,10 +348,7 @@ def test_a_writer_that_falls_behind_stores_instead_of_compressing(tmp_path: Path
     writer.start()
     assert writer.close(30)
     (path,) = segments(tmp_path)
-    with path.open("rb") as file:
-        found = [each for each in scan(file) if isinstance(each, Found)]
-    data = path.read_bytes()
-    kinds = [data[each.offset + HEADER_LENGTH] >> 1 & 3 for each in found[1:-1]]  # RFC 1951 section 3.2.3: 00 is a stored block
+    kinds = block_types(path)
     assert (0 in kinds) is adaptive
     assert kinds[-1] != 0
     assert exchanges(archive_records(tmp_path)) == ids(offered)

@@ -12,7 +12,7 @@ import pytest
 
 from archive.writer import WriterStats
 from gateway import keeping
-from gateway.keeping import AHEAD, FRAME, PAUSES, TAPE, Channel, _Pace
+from gateway.keeping import AHEAD, FRAME, TAPE, Channel, _Pace
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000, 1 << 22])
@@ -65,6 +65,10 @@ def test_what_a_killed_relay_had_sent_is_read_to_its_end() -> None:
         def cut(self, now: float) -> None: ...
 
     class Closing:
+        ahead = 0
+
+        def hurry(self, hurried: bool) -> None: ...
+
         def close(self, timeout: float) -> bool:
             return True
 
@@ -87,32 +91,36 @@ def test_an_error_of_the_recording_process_is_told_without_its_text(caplog: pyte
 
 
 class Behind:
-    """A writer with so many records queued, taking `each` of them between two looks."""
+    """A writer with so many records ahead of it, of which it writes `each` while it is waited for."""
 
-    def __init__(self, queued: int, each: int) -> None:
-        self.queued, self.each, self.looks = queued, each, 0
+    def __init__(self, ahead: int, each: int) -> None:
+        self.ahead, self.each, self.written, self.waits = ahead, each, 0, 0
 
     def stats(self) -> Behind:
-        self.looks += 1
-        self.queued = max(0, self.queued - self.each)
         return self
+
+    def stay_close(self, records: int, seconds: float) -> bool:
+        self.waits += 1
+        self.ahead, self.written = self.ahead - self.each, self.written + self.each
+        return self.each > 0
 
 
 def test_the_tape_waits_for_a_writer_that_works_and_not_for_one_that_hangs() -> None:
     near = Behind(AHEAD, 0)
     _Pace(near).keep()  # type: ignore[arg-type]
-    assert near.looks == 1
-    working = Behind(AHEAD + 100, 30)
-    _Pace(working).keep()  # type: ignore[arg-type]
-    assert working.looks == 4
+    assert near.waits == 0
+    working = Behind(AHEAD + 100, 10)
+    pace = _Pace(working)  # type: ignore[arg-type]
+    for _ in range(12):
+        pace.keep()
+    assert (working.waits, working.ahead) == (10, AHEAD)
     hanging = Behind(AHEAD + 1, 0)
     pace = _Pace(hanging)  # type: ignore[arg-type]
+    for _ in range(5):
+        pace.keep()
+    assert hanging.waits == 1
+    hanging.written += 1  # it goes on
     pace.keep()
-    assert hanging.looks == PAUSES + 1
+    assert hanging.waits == 2
     pace.keep()
-    assert hanging.looks == PAUSES + 2  # looked at, not waited for
-    hanging.queued = 0
-    pace.keep()
-    hanging.queued = AHEAD + 1
-    pace.keep()
-    assert hanging.looks == 2 * PAUSES + 4
+    assert hanging.waits == 2
