@@ -1,6 +1,6 @@
-"""What crosses: heads rebuilt from parsed header lists, by the rules for intermediaries and nothing more. Pure functions.
+"""What crosses: heads put together from the field lines as they came, by the rules for intermediaries and nothing more. Pure functions.
 
-Original bytes of names and values, order and duplicates are kept. Dropped are the hop-by-hop fields (RFC 9110 section 7.6.1) and
+Their bytes, order and duplicates are kept. Dropped are the hop-by-hop fields (RFC 9110 section 7.6.1) and
 those Connection names; Host is rewritten in its place; exactly one framing header goes out.
 """
 
