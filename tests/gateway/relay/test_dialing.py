@@ -99,7 +99,7 @@ async def test_the_two_kinds_of_address_take_turns(monkeypatch: pytest.MonkeyPat
 
 
 async def test_only_where_no_address_answers_is_the_client_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Acceptance A45, A46."""
+    """Acceptance D45, D46."""
     with full_listener() as dead:
         async with rig("http://several.example", connect_timeout=0.6) as gateway:
             resolves(monkeypatch, ("127.0.0.1", dead), ("127.0.0.1", dead))
@@ -453,7 +453,7 @@ def test_tcp_asks_whether_a_silent_peer_is_there() -> None:
 
 
 async def test_no_silence_is_too_long_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Acceptance A45: two minutes before the first byte and ten between two, in a moment: what is looked at is when it was last heard."""
+    """Acceptance D45: two minutes before the first byte and ten between two, in a moment: what is looked at is when it was last heard."""
     monkeypatch.setattr("gateway.relay.TICK", 0.01)
 
     async def think(connection: Connection, _: object) -> None:
@@ -482,7 +482,7 @@ async def test_no_silence_is_too_long_by_default(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_no_request_is_lost_to_an_upstream_that_closes_what_is_idle() -> None:
-    """Acceptance A53, the upstream's side: what Node does after five seconds, at a fifth of the time; each request is a POST."""
+    """Acceptance D53, the upstream's side: what Node does after five seconds, at a fifth of the time; each request is a POST."""
 
     async def serve(connection: Connection) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):

@@ -57,7 +57,7 @@ async def check(gateway: Rig, status: int, code: str, reason: str) -> dict[str, 
     ],
 )
 async def test_a_refused_connection_is_a_502_in_the_provider_s_shape(shape: str, expected: dict[str, object]) -> None:
-    """Acceptance A46."""
+    """Acceptance D46."""
     url = f"http://127.0.0.1:{closed_port()}/?key=canary"
     async with rig({"up": Route.parse("up", url, shape=shape)}) as gateway:
         started = time.monotonic()
@@ -72,7 +72,7 @@ async def test_a_refused_connection_is_a_502_in_the_provider_s_shape(shape: str,
 
 
 async def test_a_name_that_does_not_resolve_is_a_502() -> None:
-    """Acceptance A46."""
+    """Acceptance D46."""
     async with rig("http://no-such-host.invalid") as gateway:
         body = await check(gateway, 502, "upstream_dns", "upstream_refused")
     assert "no-such-host.invalid" in json.dumps(body)

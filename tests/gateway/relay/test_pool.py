@@ -37,7 +37,7 @@ async def test_connections_of_one_route_are_not_another_s() -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_get_on_a_connection_that_had_died_is_sent_once_more(how: str) -> None:
-    """Acceptance A52."""
+    """Acceptance D52."""
 
     async def die(connection: Connection, _) -> None:
         await (connection.close() if how == "close" else connection.reset())
@@ -71,7 +71,7 @@ async def test_a_get_is_not_sent_a_third_time() -> None:
     "request_bytes", [POST, b"GET /up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody", b"DELETE /up/ HTTP/1.1\r\nHost: a\r\n\r\n"]
 )
 async def test_what_may_not_be_repeated_is_never_sent_twice(request_bytes: bytes) -> None:
-    """Acceptance A52."""
+    """Acceptance D52."""
 
     async def die(connection: Connection, _) -> None:
         await connection.close()
@@ -336,7 +336,7 @@ async def asked_on_a_kept_connection(line: bytes, *scripts: Any) -> tuple[Origin
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
 async def test_a_request_that_may_be_repeated_is_sent_once_more(method: bytes) -> None:
-    """Acceptance A52."""
+    """Acceptance D52."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     origin, message = await asked_on_a_kept_connection(GET.replace(b"GET", method), die, answer)
     assert message.status == 200
@@ -347,7 +347,7 @@ async def test_a_request_that_may_be_repeated_is_sent_once_more(method: bytes) -
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"PROPFIND"])
 async def test_no_other_method_is_sent_twice(method: bytes) -> None:
-    """Acceptance A52."""
+    """Acceptance D52."""
     origin, message = await asked_on_a_kept_connection(GET.replace(b"GET", method), die, OK)
     assert message.status == 502
     assert len(origin.requests) == 2
@@ -381,7 +381,7 @@ async def test_what_answers_with_no_http_is_not_asked_again() -> None:
 
 
 async def test_an_upload_half_written_when_the_connection_dies_is_not_sent_again() -> None:
-    """Acceptance A52: bytes of it were sent, though not all."""
+    """Acceptance D52: bytes of it were sent, though not all."""
 
     async def serve(connection: Connection) -> None:
         heads.append(await connection.read_head())
@@ -452,7 +452,7 @@ async def test_a_pool_that_is_all_dead_costs_one_try() -> None:
 
 
 async def test_fifty_clients_get_their_own_answers_and_cancels_poison_nothing() -> None:
-    """Acceptance A51."""
+    """Acceptance D51."""
 
     async def echo(connection: Connection, request: Message) -> None:
         if b"slow" in request.target:

@@ -24,6 +24,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("target", TARGETS)
 async def test_raw_path_and_query_bytes_arrive_unchanged(target: bytes) -> None:
+    """Acceptance A1, A2."""
     async with Origin() as origin, rig(origin) as gateway:
         answer, client = await gateway.ask(b"GET /up" + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert answer.body == b"ok"
@@ -46,6 +47,7 @@ async def test_raw_path_and_query_bytes_arrive_unchanged(target: bytes) -> None:
     ],
 )
 async def test_an_upstream_s_own_path_and_query_are_joined_byte_for_byte(base: str, asked: bytes, received: bytes) -> None:
+    """Acceptance A13."""
     async with Origin() as origin, rig(origin.url + base) as gateway:
         _, client = await gateway.ask(b"GET /up" + asked + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert origin.requests[0].target == received
@@ -81,6 +83,7 @@ async def test_duplicate_headers_keep_their_count_order_and_bytes() -> None:
 
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"DELETE"])
 async def test_nothing_is_added_to_a_request(method: bytes) -> None:
+    """Acceptance A4."""
     async with Origin() as origin, rig(origin) as gateway:
         _, client = await gateway.ask(method + b" /up/x HTTP/1.1\r\nhOsT: gateway:8787\r\n\r\n")
         await client.close()
@@ -121,6 +124,7 @@ async def test_connection_cannot_name_framing_or_host_away() -> None:
 
 
 async def test_host_becomes_the_upstream_s_authority() -> None:
+    """Acceptance A6."""
     async with Origin() as origin, rig(f"http://localhost:{origin.port}") as gateway:
         head = b"GET /up/ HTTP/1.1\r\nX-Forwarded-Host: kept.example\r\nHost: client.example\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
         _, client = await gateway.ask(head)
@@ -261,6 +265,7 @@ async def test_harmless_trailers_stay_trailers() -> None:
 
 
 async def test_a_large_header_and_two_hundred_headers_pass() -> None:
+    """Acceptance A15."""
     large = b"X-Large: " + b"v" * (64 << 10)
     many = [b"X-%d: %d" % (number, number) for number in range(200)]
     async with Origin() as origin, rig(origin) as gateway:

@@ -162,7 +162,7 @@ async def test_a_stream_that_falls_silent_beyond_the_read_timeout_is_broken(monk
 
 
 async def test_three_hundred_streams_run_at_once() -> None:
-    """Acceptance A50."""
+    """Acceptance D50."""
     count = 300
     go = asyncio.Event()
 

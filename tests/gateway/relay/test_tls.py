@@ -92,7 +92,7 @@ async def test_a_route_with_a_ca_file_trusts_what_it_signed(certificate: Path, h
 
 
 async def test_an_untrusted_certificate_is_a_502(certificate: Path) -> None:
-    """Acceptance A46."""
+    """Acceptance D46."""
     async with TlsOrigin(certificate) as origin, rig(route(origin)) as gateway:
         message, client = await gateway.ask(ASK)
         assert message.status == 502
