@@ -151,7 +151,9 @@ async def as_server(command: list[str], folder: Path, cases: list[str], port: in
     """The suite as the server on `port`, which an echoing client reaches at each of `urls`."""
     process = await suite(command, "fuzzingserver", folder, {"url": f"ws://127.0.0.1:{port}", "cases": cases})
     try:
-        await wait_for(lambda: "Ok, will run" in (folder / "log").read_text() or process.returncode is not None)
+        await wait_for(
+            lambda: "Ok, will run" in (folder / "log").read_text() or process.returncode is not None, 60
+        )  # the suite is slow to begin
         count = int((await said(urls["direct"] + "/getCaseCount"))[0])
         await asyncio.gather(*(testee(url, agent, count) for agent, url in urls.items()))
         for agent in urls:
