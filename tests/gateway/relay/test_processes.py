@@ -287,7 +287,7 @@ async def test_a_thousand_aborts_leave_nothing_behind_and_later_requests_pair_up
         descriptors, tasks, memory = await at_rest()
         await aborts(1000)
         after = await at_rest()
-        assert after[0] <= descriptors * 1.05 + 1  # one for whoever asks for the figures
+        assert after[0] <= max(descriptors * 1.05, descriptors + 1)  # of so few, 5 % are less than one
         assert after[1] <= tasks
         assert after[2] <= memory * 1.05
         await asyncio.gather(*(pairs(worker) for worker in range(50)))
