@@ -341,7 +341,8 @@ def _transparency(of: Transparency) -> Json:
 
 
 def _crossed(one: Crossed) -> Json:
-    return {"names": one.names, "differ": one.differ, "size": one.size, "sha256": None if one.same else hashes(one.stream)}
+    sums = one.sums or (None if one.same else hashes(one.stream))
+    return {"names": one.names, "differ": one.differ, "size": one.size, "sha256": sums}
 
 
 def _timing(timing: Timing) -> Json:

@@ -239,6 +239,8 @@ class Crossed:
     """What no rule explains, in words without values."""
     stream: BodyStream | None = None
     """The body's, for its hashes; None where there was no body."""
+    sums: tuple[str, str] | None = None
+    """Of a websocket: SHA-256 of the bytes received and forwarded after the handshake, lower-case hex."""
 
 
 @dataclass(slots=True)

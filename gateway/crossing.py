@@ -6,6 +6,7 @@ Runs in the keeper, off the relay's path. The rules of what may differ are writt
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -61,7 +62,7 @@ class Direction:
     """
 
     __slots__ = (
-        "_block", "_differs_at", "_extra", "_fork", "_handed", "_names", "_received", "_recorded", "_side", "_start", "_tokens",
+        "_block", "_differs_at", "_extra", "_fork", "_handed", "_names", "_received", "_recorded", "_side", "_start", "_sums", "_tokens",
         "ended", "handed", "received", "retried", "stream",
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ class Direction:
         self._differs_at: int | None = None
         self._fork: int | None = None
         self._extra: list[bytes] = []
+        self._sums: tuple[hashlib._Hash, hashlib._Hash] | None = None  # of a tunnel's bytes, which are no body with a hash of its own
 
     def head(self, block: bytes, recorded: tuple[bytes, ...], start: bytes, connection: Sequence[bytes]) -> None:
         """The head was received: its field lines, each with the CRLF before it, their names as they are recorded, how the other side's
@@ -100,6 +102,9 @@ class Direction:
         """Bytes of the body were received."""
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         self.received += size
+        if self._sums is not None:
+            for piece in pieces:
+                self._sums[0].update(piece)
         if size and self._differs_at is None:
             if not self._received and self._handed == pieces:
                 self._handed = []
@@ -118,6 +123,9 @@ class Direction:
             self._look_at_names()
         if not any(body):
             return
+        if self._sums is not None:
+            for piece in body:
+                self._sums[1].update(piece)
         if self._fork is not None:
             self._extra += body
         if self._differs_at is None:
@@ -136,6 +144,7 @@ class Direction:
     def tunnel(self) -> None:
         """The protocol was switched: bytes each way from now on."""
         self.handed.tunnel()
+        self._sums = hashlib.sha256(), hashlib.sha256()
 
     def let_go(self) -> None:
         """The head will not be asked for again: forget its values."""
@@ -155,7 +164,7 @@ class Direction:
         """The outcome. `complete`: the exchange ended as it should, so all that was received ought to have been handed on."""
         names, handed = self._names, self.handed
         same = self._differs_at is None and self.received == handed.body
-        if same and handed.sound and names is not None and not names.beyond:  # as it should be, and the quicker said
+        if same and handed.sound and names is not None and not names.beyond and self._sums is None:  # as it should be, and the quicker said
             return Crossed((names.received, names.forwarded), names.differ, (self.received, handed.body), True, _NOTHING, self.stream)
         return Crossed(
             names=(_digest(self._recorded), None) if names is None else (names.received, names.forwarded),
@@ -164,6 +173,7 @@ class Direction:
             same=same,
             differences=[f"{self._side} {what}" for what in self._differences(complete)],
             stream=self.stream,
+            sums=None if self._sums is None else (self._sums[0].hexdigest(), self._sums[1].hexdigest()),
         )
 
     def _differences(self, complete: bool) -> Iterable[str]:

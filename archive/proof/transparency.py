@@ -190,6 +190,8 @@ def _contradictions(side: str, crossed: Json, line: Json) -> Iterator[str]:
             yield "headers: the digest of the names forwarded is not that of the names told"
     if crossed["sha256"] is None and handed != taken:
         yield f"body: {handed:,} bytes were forwarded and {taken:,} received, with one hash for both"
+    elif crossed["sha256"] is not None and handed == taken and crossed["sha256"][0] != crossed["sha256"][1]:
+        yield "body: the bytes forwarded are not those received"
     elif handed > taken or (handed < taken and line["end"]["reason"] == "complete" and _whole(head)):
         yield f"body: {handed:,} bytes were forwarded and {taken:,} received"
 

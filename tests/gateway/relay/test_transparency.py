@@ -320,6 +320,8 @@ async def test_websocket_bytes_are_counted_both_ways(monkeypatch: pytest.MonkeyP
     kept = await one()
     assert differences(kept) == []
     assert [side.size for side in sides(kept)] == [(8, 8), (7, 7)]
+    both = [hashlib.sha256(crossed).hexdigest() for crossed in (b"\x81\x82\x00\x00\x00\x00hi", b"\x81\x05hello")]
+    assert [side.sums for side in sides(kept)] == [(digest, digest) for digest in both]
 
     def spoilt(self: Exchange, data: bytes) -> None:
         transport = self.upstream.transport  # type: ignore[union-attr]
@@ -328,7 +330,12 @@ async def test_websocket_bytes_are_counted_both_ways(monkeypatch: pytest.MonkeyP
         self._frames("client", data)
 
     monkeypatch.setattr(Exchange, "client_bytes", spoilt)
-    assert differences(await one()) == ["request body: the bytes forwarded are not those received, from byte 0 on"]
+    kept = await one()
+    assert differences(kept) == ["request body: the bytes forwarded are not those received, from byte 0 on"]
+    request, response = sides(kept)
+    assert request.sums is not None
+    assert request.sums[0] == both[0] != request.sums[1]
+    assert response.sums == (both[1], both[1])
 
 
 async def test_the_exchange_and_the_direction_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
