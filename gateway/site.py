@@ -244,7 +244,8 @@ def start_keeper(settings: Settings) -> Keeper | None:
 
 
 def _grace(settings: Settings) -> int:
-    return max(1, round(settings.grace))
+    """As uvicorn wants it by its type; it only waits so long, and takes parts of a second as well."""
+    return cast(int, settings.grace)
 
 
 def _raise_file_limit() -> None:

@@ -32,7 +32,7 @@ from archive.writer import Writer
 from gateway import memory
 
 AHEAD = 512
-"""Records waiting at most, as in the keeper (`gateway.keeping`): written while they are still in the processor's cache."""
+"""Records waiting at most, enough for the writer never to wait for its feeder. (The keeper stays closer, `gateway.keeping`.)"""
 BATCH_BYTES = 4 << 20
 WARM_UP = 0.3
 """Of the time measured, beforehand: memory touched for the first time is slow, in a virtual machine ten times over."""
