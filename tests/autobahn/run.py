@@ -89,7 +89,7 @@ async def suite(command: list[str], mode: str, folder: Path, spec: dict[str, obj
     folder.mkdir(parents=True)  # noqa: ASYNC240  nothing else runs on this loop
     (folder / "spec.json").write_text(json.dumps({"outdir": str(folder / "out"), "exclude-cases": [], "exclude-agent-cases": {}, **spec}))
     arguments = ["-m", mode, "-s", str(folder / "spec.json"), "-u", "0"]
-    environment = {**os.environ, "PYTHONNOUSERSITE": "1", "PYTHONPATH": ""}
+    environment = {**os.environ, "PYTHONNOUSERSITE": "1", "PYTHONPATH": "", "PYTHONUNBUFFERED": "1"}
     with (folder / "log").open("wb") as log:
         return await asyncio.create_subprocess_exec(*command, *arguments, cwd=folder, stdout=log, stderr=log, env=environment)
 
