@@ -313,7 +313,7 @@ class Appender:
 def _uncache(fd: int, end: int) -> None:
     """Let the kernel have back the memory in which it caches what was written (and synced) long ago; with `end` 0 all of it.
 
-    Nobody reads hundreds of megabytes back at once, and a recorder must not push other programs' files out of memory. New pages are then
+    Who follows the archive reads its end, and a recorder must not push other programs' files out of memory. New pages are then
     taken from those: in a virtual machine ones never touched before cost ten times as much to write into.
     """
     if hasattr(os, "posix_fadvise"):  # not on macOS
